@@ -1,0 +1,53 @@
+// SPDX-License-Identifier: Apache-2.0
+// One run's settings, parsed, checked and resolved to plain numbers. The option table in run_options.c is the one place
+// where keys, types, defaults and meanings stand.
+#pragma once
+#include "data/data_config.h"
+#include "model/model.h"
+#include "optim/schedule.h"
+#include "optim/zero.h"
+
+typedef struct {
+    ModelConfig model;
+    struct {
+        int ep, zero, chunks;
+        bool overlap;
+        Recompute recompute;
+        double expert_rows;
+    } parallel;
+    struct {
+        int64_t sequences, seq_len, micro;
+        BatchPlan plan;
+    } batch;
+    AdamwConfig adamw;
+    ScheduleConfig schedule;
+    double clip;
+    struct {
+        int64_t steps, tokens; // both resolved: steps·batch tokens = tokens up to the last batch's rounding
+        uint64_t seed;
+        const char *init_from; // NULL or a checkpoint
+    } train;
+    const char *tokenizer; // "bytes" or "sentencepiece:FILE"
+    DataConfig data;       // sources, stages (until and ramp in tokens), holdout, seed, vocab, seq_len
+    struct {
+        int64_t every, keep; // steps; every 0 = only at the end
+        const char *compress; // "none" or "zlib"
+    } checkpoint;
+    struct {
+        int64_t every, sequences;
+    } eval;
+} RunConfig;
+
+// Reads `preset:`, then the files left to right, then FLOE_SET ("a=1;b=2"), then overrides ("optim.lr=3e-4") in order;
+// checks everything that can be checked without a launch and for `ranks` ranks (0: unknown). Every problem is printed to
+// stderr as file:line:col: error: …; ERR_CONFIG then. The strings live as long as the RunConfig.
+typedef struct ConfigDocument ConfigDocument; // the merged document, with the origin of each value
+Status config_load(RunConfig **out, ConfigDocument **document, const char *const files[], int file_count,
+                   const char *const overrides[], int override_count, int ranks);
+// From a resolved document's text, as stored in run folders and checkpoints.
+Status config_parse(RunConfig **out, ConfigDocument **document, const char *yaml, const char *name);
+void config_free(RunConfig *config, ConfigDocument *document);
+char *config_resolved_yaml(const ConfigDocument *document); // every key with its value; owned by the caller
+char *config_show_yaml(const ConfigDocument *document, bool origin);
+// The keys as a table: "json", "markdown" or "text", those that start with prefix ("" = all).
+char *config_keys(const char *prefix, const char *format);

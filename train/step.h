@@ -1,0 +1,19 @@
+// SPDX-License-Identifier: Apache-2.0
+// The training step: read this one first.
+#pragma once
+#include "train/state.h"
+
+typedef struct {
+    int64_t step, tokens, samples; // after the step
+    double loss, aux, z, gnorm, lr, drop;
+    uint64_t stream_hash;
+    int stage; // from 1: of the step's last sample
+    double step_s, data_s, a2a_s, exposed_s, optim_s, reduce_s, lost_s; // means over ranks; step_s is the slowest rank's
+    double imbalance; // max/mean choices per expert, worst layer
+    LayerTimeline *layer; // [layers], of rank 0; borrowed until the next step
+    int layers;
+    double *layer_imbalance; // [layers], 0 without experts
+} StepMetrics;
+
+// One step on the samples that follow state->step: data → model (→ comm) → optim. Collective over the world.
+Status train_step(TrainState *state, StepMetrics *out);
