@@ -19,44 +19,47 @@ typedef struct {
 
 typedef struct Model Model;
 typedef struct {
-    double ce_sum;       // Σ −log p over this rank's targets
-    double aux, z;       // this rank's share, weighted; sums over ranks and micro-steps are the step's losses
+    double ce_sum; // Σ −log p over this rank's targets
+    double aux, z; // this rank's share, weighted; sums over ranks and micro-steps are the step's losses
     int64_t targets;
     int64_t pairs, dropped; // (token, choice) pairs routed, and dropped among them, over layers
 } ModelLoss;
 typedef struct {
-    size_t activations, saved_rows, scratch, tables;
+    size_t saved, working,
+        tables; // kept from forward to backward; buffers of the layer at hand; routing, RoPE
 } ModelBytes;
 
-// params: described by model_describe for this rank's experts. The model keeps pointers to all arguments but the
-// configs. Collective over the world.
-Status model_create(Model **out, const ModelConfig *config, const ModelRun *run, ParamTable *params, ParamAccess access,
-                    Mesh *mesh, const Kernels *kernels, Stream stream);
+// params: described by model_describe for this rank's experts. The model keeps pointers to all arguments but
+// the configs. Collective over the world.
+Status model_create(Model **out, const ModelConfig *config, const ModelRun *run, ParamTable *params,
+                    ParamAccess access, Mesh *mesh, const Kernels *kernels, Stream stream);
 void model_destroy(Model *model);
 ModelBytes model_bytes(const Model *model);
-void model_set_overlap(Model *model, bool overlap); // for benchmarks: off waits for each exchange where it begins
+void model_set_overlap(Model *model,
+                       bool overlap); // for benchmarks: off waits for each exchange where it begins
 
-// tokens (sequences, seq_len + 1) i32 on the device. logprobs (sequences, seq_len) or absent: log-probability of each
-// next token. targets_per_step: targets that the whole step has over all ranks; gradients are of the mean over them.
-// balance_groups: balance-loss groups of the whole step (sequences, micro-batches or micro-steps, as the scope says).
-// With training, gradients of the output matrix are added here. Collective over the expert group; where the balance
-// scope is global_batch, over the world.
+// tokens (sequences, seq_len + 1) i32 on the device. logprobs (sequences, seq_len) or absent: log-probability
+// of each next token. targets_per_step: targets that the whole step has over all ranks; gradients are of the
+// mean over them. balance_groups: balance-loss groups of the whole step (sequences, micro-batches or
+// micro-steps, as the scope says). With training, gradients of the output matrix are added here. Collective
+// over the expert group; where the balance scope is global_batch, over the world.
 ModelLoss model_forward(Model *model, Tensor tokens, Tensor logprobs, int64_t targets_per_step,
                         int64_t balance_groups);
 void model_backward(Model *model); // of the last forward. Collective over the expert group
 // Groups for balance_groups in a step of `sequences` sequences, over all ranks.
 int64_t model_balance_groups(const Model *model, int64_t sequences);
 
-// Selection bias (aux-loss-free balance), (moe layers, experts) on the host; updated once a step from the choices
-// counted since the last update. Collective over the world.
+// Selection bias (aux-loss-free balance), (moe layers, experts) on the host; updated once a step from the
+// choices counted since the last update. Collective over the world.
 void model_bias_update(Model *model);
 Tensor model_bias(Model *model); // absent where the config has no experts
 
-// Choices per (moe layer, expert) of this rank since the last call, for metrics; host array, moe layers × experts.
+// Choices per (moe layer, expert) of this rank since the last call, for metrics; host array, moe layers ×
+// experts.
 void model_take_counts(Model *model, int64_t *counts);
 int model_moe_layers(const Model *model);
 Timeline *model_timeline(Model *model); // where time went since timeline_reset
 
-// Text generation: a model created with training false, sequences 1, on a world of one. tokens (count) follow the
-// `position` tokens already seen; logits (1, vocab) of the last one.
+// Text generation: a model created with training false, sequences 1, on a world of one. tokens (count) follow
+// the `position` tokens already seen; logits (1, vocab) of the last one.
 void model_extend(Model *model, Tensor tokens, int position, Tensor logits);

@@ -5,7 +5,13 @@
 #include "kernels/kernels.h"
 
 typedef enum { ARCH_ARCTIC, ARCH_COUNT } Arch;
-typedef enum { BALANCE_SWITCH, BALANCE_MEGABLOCKS, BALANCE_HF, BALANCE_ARCTIC, BALANCE_DEEPSPEED } BalanceKind;
+typedef enum {
+    BALANCE_SWITCH,
+    BALANCE_MEGABLOCKS,
+    BALANCE_HF,
+    BALANCE_ARCTIC,
+    BALANCE_DEEPSPEED
+} BalanceKind;
 typedef enum { SCOPE_SEQUENCE, SCOPE_MICRO_BATCH, SCOPE_GLOBAL_BATCH } BalanceScope;
 typedef enum {
     FORCE_NONE,
@@ -33,14 +39,15 @@ typedef struct {
 } ModelConfig;
 
 typedef struct {
-    int64_t total, active; // parameters, embeddings included
-    int64_t expert;        // of them in experts, all of them
+    int64_t total, active;  // parameters, embeddings included
+    int64_t expert;         // of them in experts, all of them
     double flops_per_token; // training: 6·active matmul parameters + 6·L·S·H·d
 } ModelSize;
 
 Status model_config_check(const ModelConfig *config); // ERR_CONFIG says which value breaks which rule
 bool model_layer_has_experts(const ModelConfig *config, int layer);
 ModelSize model_size(const ModelConfig *config, int64_t seq_len);
-// Adds every weight to the table, with experts first_expert … first_expert + experts − 1 of each layer only. Groups:
-// "embed", per layer "layers.L" (dense) and "layers.L.experts", "head" (final norm and output matrix).
+// Adds every weight to the table, with experts first_expert … first_expert + experts − 1 of each layer only.
+// Groups: "embed", per layer "layers.L" (dense) and "layers.L.experts", "head" (final norm and output
+// matrix).
 void model_describe(const ModelConfig *config, int first_expert, int experts, ParamTable *table);
