@@ -15,16 +15,21 @@ typedef struct {
     Model *model;
     Loader *loader; // NULL where the state was created without data
     Ledger ledger;
-    int64_t step;   // steps done
-    int32_t *batch_tokens; // (micro, seq_len + 1)
+    int64_t step;            // steps done
+    int32_t *batch_tokens;   // (sequences of this rank's share of a step, seq_len + 1)
+    int64_t *counts;         // [moe layers · experts], for metrics
+    double *layer_imbalance; // [layers]
 } TrainState;
 
-// Model, optimizer and (with_data) loader for a run; weights are not set yet: zero_init_weights or checkpoint_load then
-// zero_weights_gather. run: the shape to run the model in, train_model_run(config) for training.
-// Collective over the world.
-Status state_create(TrainState *state, const RunConfig *config, Mesh *mesh, const ModelRun *run, bool with_data);
+// Model, optimizer and (with_data) loader for a run; weights are not set yet: zero_init_weights or
+// checkpoint_load then zero_weights_gather. run: the shape to run the model in, train_model_run(config) for
+// training. Collective over the world.
+Status state_create(TrainState *state, const RunConfig *config, Mesh *mesh, const ModelRun *run,
+                    bool with_data);
 void state_destroy(TrainState *state);
-ModelRun train_model_run(const RunConfig *config, int world);
-CheckpointState state_checkpoint(TrainState *state, CheckpointBuffer *bias); // for save and load; bias: room for one
-// Bytes on this rank by purpose, {"weights":…,"grads":…,"optimizer":…,"activations":…,"exchange":…,"scratch":…}.
+ModelRun train_model_run(const RunConfig *config);
+CheckpointState state_checkpoint(TrainState *state,
+                                 CheckpointBuffer *bias); // for save and load; bias: room for one
+// Bytes on this rank by purpose: weights, grads, optimizer, reduce_staging, activations (kept from forward to
+// backward), working (buffers of one layer), tables, kernel_scratch. Owned by the caller.
 json_t *state_bytes(const TrainState *state);
