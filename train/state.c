@@ -31,12 +31,12 @@ static Status create(TrainState *s, const RunConfig *config, const ModelRun *run
     s->counts = calloc((size_t)(model_moe_layers(s->model) * config->model.experts + 1), sizeof *s->counts);
     s->layer_imbalance = calloc((size_t)config->model.layers, sizeof *s->layer_imbalance);
     REQUIRE(s->counts && s->layer_imbalance, "out of memory: metrics of %d layers", config->model.layers);
-    if (!with_data) return OK;
-    TRY(loader_create(&s->loader, &config->data));
-    s->ledger = ledger_create(s->loader);
     int64_t rows = most_rows(&config->batch.plan, group_size(mesh_group(s->mesh, AXIS_WORLD)));
     s->batch_tokens = calloc((size_t)(rows * (config->batch.seq_len + 1)), sizeof *s->batch_tokens);
     REQUIRE(s->batch_tokens, "out of memory: tokens of %ld sequences", (long)rows);
+    if (!with_data) return OK;
+    TRY(loader_create(&s->loader, &config->data));
+    s->ledger = ledger_create(s->loader);
     return OK;
 }
 

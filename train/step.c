@@ -83,31 +83,35 @@ static void collect_metrics(TrainState *s, const StepSums *sums, double seconds,
     measure_imbalance(s, out);
 }
 
-Status train_step(TrainState *s, StepMetrics *out) {
+void step_on_batch(TrainState *s, int64_t sequences, StepMetrics *out) {
     const RunConfig *c = s->config;
-    int64_t step = s->step + 1, first = batch_first_sample(&c->batch.plan, step);
-    int64_t sequences = batch_sequences(&c->batch.plan, step), rows = sequences / group_size(world(s));
     double begun = clock_seconds();
-    StepSums sums = {0};
-    *out = (StepMetrics){
-        .step = step, .samples = first + sequences, .tokens = (first + sequences) * c->batch.seq_len};
+    StepSums sums = {.data_s = out->data_s};
+    out->step = s->step + 1;
     timeline_reset(model_timeline(s->model));
-
-    TRY(read_batch(s, first + rows * group_rank(world(s)), rows, &out->stream_hash)); // data
-    sums.data_s = clock_seconds() - begun;
-    run_micro_batches(s, sequences, rows, &sums); // model, comm
-    zero_grads_end(s->zero);                      // comm
+    run_micro_batches(s, sequences, sequences / group_size(world(s)), &sums); // model, comm
+    zero_grads_end(s->zero);                                                  // comm
     double optimising = clock_seconds();
     out->gnorm = zero_grad_norm(s->zero); // optim
-    out->lr = schedule_lr(&c->schedule, step);
-    zero_adamw(s->zero, &c->adamw, out->lr, clip_scale(out->gnorm, c->clip), step);
+    out->lr = schedule_lr(&c->schedule, out->step);
+    zero_adamw(s->zero, &c->adamw, out->lr, clip_scale(out->gnorm, c->clip), out->step);
     zero_weights_gather(s->zero); // comm
     sums.optim_s = clock_seconds() - optimising;
     model_bias_update(s->model);
-    ledger_count(&s->ledger, s->loader, first, sequences);
-    s->step = step;
+    s->step = out->step;
+    collect_metrics(s, &sums, clock_seconds() - begun + out->data_s, out);
+}
 
-    collect_metrics(s, &sums, clock_seconds() - begun, out);
+Status train_step(TrainState *s, StepMetrics *out) {
+    const BatchPlan *plan = &s->config->batch.plan;
+    int64_t first = batch_first_sample(plan, s->step + 1), sequences = batch_sequences(plan, s->step + 1);
+    int64_t rows = sequences / group_size(world(s)), own = first + rows * group_rank(world(s));
+    double begun = clock_seconds();
+    *out = (StepMetrics){.samples = first + sequences, .tokens = (first + sequences) * plan->seq_len};
+    TRY(read_batch(s, own, rows, &out->stream_hash)); // data
+    out->data_s = clock_seconds() - begun;
+    step_on_batch(s, sequences, out);
+    ledger_count(&s->ledger, s->loader, first, sequences);
     group_xor_u64(world(s), &out->stream_hash, 1);
     out->stage = loader_origin(s->loader, first + sequences - 1).stage + 1;
     return OK;

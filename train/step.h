@@ -8,8 +8,9 @@ typedef struct {
     double loss, aux, z, gnorm, lr, drop;
     uint64_t stream_hash;
     int stage; // from 1: of the step's last sample
-    double step_s, data_s, a2a_s, exposed_s, optim_s, reduce_s, lost_s; // means over ranks; step_s is the slowest rank's
-    double imbalance; // max/mean choices per expert, worst layer
+    double step_s, data_s, a2a_s, exposed_s, optim_s, reduce_s,
+        lost_s;           // means over ranks; step_s is the slowest rank's
+    double imbalance;     // max/mean choices per expert, worst layer
     LayerTimeline *layer; // [layers], of rank 0; borrowed until the next step
     int layers;
     double *layer_imbalance; // [layers], 0 without experts
@@ -17,3 +18,6 @@ typedef struct {
 
 // One step on the samples that follow state->step: data → model (→ comm) → optim. Collective over the world.
 Status train_step(TrainState *state, StepMetrics *out);
+// The part after the data: forward, backward, update on this rank's share in state->batch_tokens of a step of
+// `sequences` sequences. out->data_s is read. Collective over the world.
+void step_on_batch(TrainState *state, int64_t sequences, StepMetrics *out);
