@@ -118,6 +118,8 @@ void moe_gradient_begin(Model *model, int layer);   // the first wave's rows of 
 void moe_experts_backward(Model *model, int layer); // all waves; gradients of rows and weights leave
 void moe_gradient_end(Model *model, int layer);     // they are in scratch.back and back_weight
 
+void moe_replay(Model *model, int layer); // benchmarks: the layer's exchanges alone
+
 // ---- balance.c
 typedef struct {
     double aux, z;

@@ -180,6 +180,11 @@ void model_set_overlap(Model *m, bool overlap) {
     m->run.overlap = overlap;
 }
 
+void model_replay_exchanges(Model *m) {
+    for (int i = 0; i < m->config.layers; i++)
+        if (m->weights[i].expert_group >= 0) moe_replay(m, i);
+}
+
 Tensor model_bias(Model *m) {
     return m->bias;
 }

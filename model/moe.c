@@ -267,3 +267,23 @@ void moe_experts_backward(Model *m, int layer) {
 void moe_gradient_end(Model *m, int layer) {
     combine_end(m, layer);
 }
+
+// ---- for benchmarks
+
+// Every exchange of the first wave of the last forward and backward once more, one at a time with nothing
+// over it. The buffers that they write hold no result any more.
+void moe_replay(Model *m, int layer) {
+    bool overlap = m->run.overlap;
+    m->run.overlap = false;
+    m->pass = PASS_FORWARD;
+    send_rows(m, layer, m->scratch.send, 0, false);
+    for (int c = 0; c < m->run.chunks; c++)
+        combine(m, layer, 0, c, BACK_ROWS, m->scratch.back, m->scratch.rows_out);
+    m->pass = PASS_BACKWARD;
+    dispatch(m, layer, 0, SENT_GRADIENTS, m->scratch.rows_dy, m->scratch.send, false);
+    for (int c = 0; c < m->run.chunks; c++) {
+        combine(m, layer, 0, c, BACK_ROWS, m->scratch.back, m->scratch.rows_out);
+        combine(m, layer, 0, c, BACK_WEIGHTS, m->scratch.back_weight, column(m->scratch.rows_dweight));
+    }
+    m->run.overlap = overlap;
+}
