@@ -35,8 +35,10 @@ Status model_create(Model **out, const ModelConfig *config, const ModelRun *run,
                     ParamAccess access, Mesh *mesh, const Kernels *kernels, Stream stream);
 void model_destroy(Model *model);
 ModelBytes model_bytes(const Model *model);
-void model_set_overlap(Model *model,
-                       bool overlap); // for benchmarks: off waits for each exchange where it begins
+// For benchmarks: off waits for each exchange where it begins; replay repeats the exchanges of the last forward and
+// backward (recompute none) one at a time with nothing over them, into the timeline. Collective over the expert group.
+void model_set_overlap(Model *model, bool overlap);
+void model_replay_exchanges(Model *model);
 
 // tokens (sequences, seq_len + 1) i32 on the device. logprobs (sequences, seq_len) or absent: log-probability
 // of each next token. targets_per_step: targets that the whole step has over all ranks; gradients are of the
