@@ -40,17 +40,20 @@ static Status create(TrainState *s, const RunConfig *config, const ModelRun *run
     return OK;
 }
 
-Status state_create(TrainState *s, const RunConfig *config, Mesh *mesh, const ModelRun *run, bool with_data) {
-    *s = (TrainState){.config = config, .mesh = mesh};
-    if (config->model.experts % group_size(mesh_group(mesh, AXIS_EXPERT)))
-        FAIL(ERR_CONFIG, "parallel.ep = %d must divide model.experts = %d",
-             group_size(mesh_group(mesh, AXIS_EXPERT)), config->model.experts);
-    Device cpu = {DEVICE_CPU, 0};
-    s->kernels = kernels_for(cpu);
-    s->stream = stream_create(cpu);
+Status state_create_with(TrainState *s, const RunConfig *config, Mesh *mesh, const ModelRun *run,
+                         bool with_data, const Kernels *kernels) {
+    *s = (TrainState){.config = config, .mesh = mesh, .kernels = kernels};
+    int ep = group_size(mesh_group(mesh, AXIS_EXPERT));
+    if (config->model.experts % ep)
+        FAIL(ERR_CONFIG, "parallel.ep = %d must divide model.experts = %d", ep, config->model.experts);
+    s->stream = stream_create((Device){DEVICE_CPU, 0});
     s->stream->progress = mesh_progress;
     s->stream->progress_context = mesh;
     return group_agree(mesh_group(mesh, AXIS_WORLD), create(s, config, run, with_data));
+}
+
+Status state_create(TrainState *s, const RunConfig *config, Mesh *mesh, const ModelRun *run, bool with_data) {
+    return state_create_with(s, config, mesh, run, with_data, kernels_for((Device){DEVICE_CPU, 0}));
 }
 
 void state_destroy(TrainState *s) {

@@ -26,6 +26,9 @@ typedef struct {
 // training. Collective over the world.
 Status state_create(TrainState *state, const RunConfig *config, Mesh *mesh, const ModelRun *run,
                     bool with_data);
+// The same with kernels of the caller's, for benchmarks that time them.
+Status state_create_with(TrainState *state, const RunConfig *config, Mesh *mesh, const ModelRun *run,
+                         bool with_data, const Kernels *kernels);
 void state_destroy(TrainState *state);
 ModelRun train_model_run(const RunConfig *config);
 CheckpointState state_checkpoint(TrainState *state,
