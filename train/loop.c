@@ -1,0 +1,290 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "train/loop.h"
+#include "core/clock.h"
+#include "core/log.h"
+#include "train/format.h"
+#include "train/progress_bar.h"
+#include "train/resume.h"
+#include <math.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+typedef struct {
+    TrainState *state;
+    const LoopOptions *options;
+    Group *world;
+    ProgressBar bar;
+    HeldOut held_out;
+    const char **source; // names
+    int64_t *src_tokens; // [sources] trained on so far
+    int64_t steps;       // of the whole run
+    int next_stage;      // the first one (from 0) that no step has begun
+    int64_t saved_step, evaluated_step;
+    double step_seconds; // moving mean of everything between two steps' ends
+    double last_end;
+    LoopSummary *summary;
+} Loop;
+
+// ---- lines
+
+static double eta(const Loop *loop) {
+    return loop->step_seconds * (double)(loop->steps - loop->state->step);
+}
+
+// "  120/500": as wide for the last step.
+static const char *position(const Loop *loop, char out[48]) {
+    char total[24];
+    int width = snprintf(total, sizeof total, "%lld", (long long)loop->steps);
+    snprintf(out, 48, "%*lld/%s", width > 6 ? width : 6, (long long)loop->state->step, total);
+    return out;
+}
+
+static void print_step(Loop *loop, const StepMetrics *m, int64_t step_tokens) {
+    char at[48], exchange[48] = "", routing[64] = "";
+    const ModelConfig *model = &loop->state->config->model;
+    if (m->a2a_s > 0)
+        snprintf(exchange, sizeof exchange, " | a2a %s hidden %.0f%%", short_duration(m->a2a_s).text,
+                 100 * (1 - m->exposed_s / m->a2a_s));
+    if (m->imbalance > 0) {
+        int n = snprintf(routing, sizeof routing, " | imb %.2f", m->imbalance);
+        if (model->router.capacity_factor > 0)
+            snprintf(routing + n, sizeof routing - (size_t)n, " drop %.1f%%", 100 * m->drop);
+    }
+    log_rank0(LOG_INFO, "step %s | loss %.4f | gnorm %.3f | lr %.1e | %s | %s tok/s%s%s | eta %s",
+              position(loop, at), m->loss, m->gnorm, m->lr, short_duration(m->step_s).text,
+              short_rate((double)step_tokens / m->step_s).text, exchange, routing,
+              short_duration(eta(loop)).text);
+}
+
+static Status note_stages(Loop *loop, int64_t samples) {
+    const TrainState *s = loop->state;
+    for (; loop->next_stage < s->config->data.stages; loop->next_stage++) {
+        int64_t first = loader_stage_first_sample(s->loader, loop->next_stage);
+        if (first >= samples) break;
+        int64_t token = first * s->config->batch.seq_len;
+        log_rank0(LOG_INFO, "stage %d/%d at token %lld", loop->next_stage + 1, s->config->data.stages,
+                  (long long)token);
+        json_t *more = json_pack("{s:i, s:I}", "stage", loop->next_stage + 1, "token", (json_int_t)token);
+        TRY(metrics_event(loop->options->metrics, "stage", s->step, more));
+    }
+    return OK;
+}
+
+// ---- one step and what it leaves behind
+
+static void count_tokens(Loop *loop) {
+    const Ledger *ledger = &loop->state->ledger;
+    for (int source = 0; source < ledger->sources; source++) {
+        int64_t samples = 0;
+        for (int stage = 0; stage < ledger->stages; stage++)
+            samples += ledger->samples[stage * ledger->sources + source];
+        loop->src_tokens[source] = samples * loop->state->config->batch.seq_len;
+    }
+}
+
+static Status record_step(Loop *loop, const StepMetrics *m, int64_t samples_before) {
+    const TrainState *s = loop->state;
+    double now = clock_seconds(), spent = now - loop->last_end;
+    loop->step_seconds = loop->step_seconds > 0 ? 0.95 * loop->step_seconds + 0.05 * spent : spent;
+    loop->last_end = now;
+    count_tokens(loop);
+    int64_t step_tokens = (m->samples - samples_before) * s->config->batch.seq_len;
+    MetricsTokens tokens = {loop->source, loop->src_tokens, s->config->data.sources, step_tokens};
+    progress_bar_clear(&loop->bar);
+    TRY(note_stages(loop, m->samples));
+    TRY(metrics_step(loop->options->metrics, m, &tokens));
+    print_step(loop, m, step_tokens);
+    loop->summary->steps++;
+    loop->summary->loss = m->loss;
+    return OK;
+}
+
+static Status check_finite(Loop *loop, const StepMetrics *m) {
+    if (isfinite(m->loss) && isfinite(m->gnorm)) return OK;
+    TRY(metrics_event(loop->options->metrics, "diverged", m->step, NULL));
+    FAIL(ERR_DIVERGED,
+         "step %lld: loss %g, gradient norm %g: training has diverged. Nothing was saved since step %lld; go "
+         "on from an "
+         "earlier checkpoint (--resume=STEP) with a smaller optim.lr or a longer warm-up",
+         (long long)m->step, m->loss, m->gnorm, (long long)loop->saved_step);
+}
+
+// ---- evaluation
+
+static void print_evaluation(Loop *loop, const EvalResult *result) {
+    char at[48], sources[1024] = "";
+    int n = 0;
+    for (int s = 0; s < result->sources && n < (int)sizeof sources; s++)
+        n += snprintf(sources + n, sizeof sources - (size_t)n, " %s %.4f", loop->held_out.task.name[s],
+                      result->loss[s]);
+    log_rank0(LOG_INFO, "eval %s | loss %.4f ppl %.2f |%s | %s", position(loop, at), result->mean,
+              exp(result->mean), sources, short_duration(result->seconds).text);
+}
+
+static json_t *finite_or_null(double value) {
+    return isfinite(value) ? json_real(value) : json_null();
+}
+
+static Status evaluate(Loop *loop) {
+    const LoopOptions *options = loop->options;
+    EvalResult result;
+    if (!options->evaluator || loop->evaluated_step == loop->state->step) return OK;
+    TRY(evaluator_run(options->evaluator, &loop->held_out.task, options->signals, &result));
+    if (result.stopped) return OK;
+    loop->evaluated_step = loop->state->step;
+    progress_bar_clear(&loop->bar);
+    print_evaluation(loop, &result);
+    if (!(result.mean >= loop->summary->best_eval)) {
+        loop->summary->best_eval = result.mean;
+        loop->summary->best_eval_step = loop->state->step;
+    }
+    json_t *sources = json_object();
+    for (int s = 0; s < result.sources; s++)
+        json_object_set_new(sources, loop->held_out.task.name[s], finite_or_null(result.loss[s]));
+    json_t *more = json_pack("{s:o, s:o, s:f}", "loss", finite_or_null(result.mean), "sources", sources,
+                             "seconds", result.seconds);
+    return metrics_event(options->metrics, "eval", loop->state->step, more);
+}
+
+// ---- checkpoints
+
+// Whether the newest step is the first at or after a switch of stage.
+static bool after_switch(const Loop *loop, int64_t samples_before, int64_t samples) {
+    const TrainState *s = loop->state;
+    for (int stage = 1; stage < s->config->data.stages; stage++) {
+        int64_t first = loader_stage_first_sample(s->loader, stage);
+        if (first > samples_before && first <= samples) return true;
+    }
+    return false;
+}
+
+static Status report_save(Loop *loop, const CheckpointReport *report, bool permanent) {
+    const RunConfig *c = loop->state->config;
+    char at[48], keep[48] = "";
+    if (permanent)
+        snprintf(keep, sizeof keep, " | kept for ever");
+    else if (c->checkpoint.keep > 0)
+        snprintf(keep, sizeof keep, " | keep %lld", (long long)c->checkpoint.keep);
+    progress_bar_clear(&loop->bar);
+    log_rank0(LOG_INFO, "save %s | ckpt/step-%09lld %s in %s%s", position(loop, at),
+              (long long)loop->state->step, short_bytes((double)report->bytes).text,
+              short_duration(report->seconds).text, keep);
+    json_t *more = json_pack("{s:I, s:f, s:b}", "bytes", (json_int_t)report->bytes, "seconds",
+                             report->seconds, "permanent", permanent);
+    return metrics_event(loop->options->metrics, "save", loop->state->step, more);
+}
+
+static Status save(Loop *loop, bool permanent) {
+    TrainState *s = loop->state;
+    CheckpointBuffer bias;
+    CheckpointReport report;
+    if (loop->saved_step == s->step) return OK;
+    CheckpointState part = state_checkpoint(s, &bias);
+    CheckpointOptions options = {.zlib = strcmp(s->config->checkpoint.compress, "zlib") == 0,
+                                 .keep = s->config->checkpoint.keep,
+                                 .permanent = permanent};
+    json_t *record = start_record(s, loop->options->resolved_yaml, loop->options->version);
+    Status status = checkpoint_save(&part, record, loop->options->run_dir, s->step, &options, &report);
+    json_decref(record);
+    TRY(group_agree(loop->world, status));
+    loop->saved_step = s->step;
+    return report_save(loop, &report, permanent);
+}
+
+// A save along the way that fails (a full disk) is told and tried again at the next occasion; older ones are
+// whole.
+static Status save_or_warn(Loop *loop, bool permanent) {
+    Status status = save(loop, permanent);
+    if (status == OK) return OK;
+    progress_bar_clear(&loop->bar);
+    log_rank0(LOG_WARN, "step %lld was not saved: %s; training goes on", (long long)loop->state->step,
+              status_text());
+    json_t *more = json_pack("{s:s}", "message", status_text());
+    return metrics_event(loop->options->metrics, "save_failed", loop->state->step, more);
+}
+
+static bool is_due(int64_t step, int64_t every) {
+    return every > 0 && step % every == 0;
+}
+
+static Status save_where_due(Loop *loop, int64_t samples_before, int64_t samples) {
+    Signals *signals = loop->options->signals;
+    bool permanent = after_switch(loop, samples_before, samples);
+    bool asked = signals->save;
+    signals->save = false;
+    if (asked) {
+        json_t *more = json_pack("{s:s, s:s}", "reason", signals->reason, "action", "save");
+        TRY(metrics_event(loop->options->metrics, "signal", loop->state->step, more));
+    }
+    if (!asked && !permanent && !is_due(loop->state->step, loop->state->config->checkpoint.every)) return OK;
+    return save_or_warn(loop, permanent);
+}
+
+static Status stop_early(Loop *loop) {
+    const LoopOptions *options = loop->options;
+    char at[48];
+    json_t *more = json_pack("{s:s, s:s}", "reason", options->signals->reason, "action", "stop");
+    progress_bar_clear(&loop->bar);
+    TRY(metrics_event(options->metrics, "signal", loop->state->step, more));
+    if (loop->state->step > 0) TRY(save(loop, false));
+    log_rank0(LOG_INFO, "stop %s | %s | go on with: floe train %s/config.yaml -o %s", position(loop, at),
+              options->signals->reason, options->run_dir, options->run_dir);
+    return ERR_TEMPORARY;
+}
+
+// ---- the run
+
+static void start(Loop *loop) {
+    TrainState *s = loop->state;
+    const DataConfig *data = &s->config->data;
+    loop->source = calloc((size_t)data->sources, sizeof *loop->source);
+    loop->src_tokens = calloc((size_t)data->sources, sizeof *loop->src_tokens);
+    REQUIRE(loop->source && loop->src_tokens, "no memory for %d sources", data->sources);
+    for (int i = 0; i < data->sources; i++) loop->source[i] = data->source[i].name;
+    held_out_create(&loop->held_out, s->loader, data, s->config->eval.sequences);
+    int64_t samples = batch_first_sample(&s->config->batch.plan, s->step + 1);
+    loop->next_stage = 1;
+    while (loop->next_stage < data->stages &&
+           loader_stage_first_sample(s->loader, loop->next_stage) < samples)
+        loop->next_stage++;
+    loop->bar = progress_bar_create(group_rank(loop->world) == 0);
+    loop->last_end = clock_seconds();
+}
+
+static Status run(Loop *loop) {
+    TrainState *s = loop->state;
+    StepMetrics metrics;
+    while (s->step < loop->steps) {
+        int64_t before = batch_first_sample(&s->config->batch.plan, s->step + 1);
+        if (signals_poll(loop->options->signals)) return stop_early(loop);
+        TRY(train_step(s, &metrics));
+        TRY(record_step(loop, &metrics, before));
+        TRY(check_finite(loop, &metrics));
+        if (is_due(s->step, s->config->eval.every)) TRY(evaluate(loop));
+        TRY(save_where_due(loop, before, metrics.samples));
+        progress_bar_draw(&loop->bar, s->step, loop->steps, metrics.loss, eta(loop));
+    }
+    TRY(evaluate(loop));
+    return save(loop, false);
+}
+
+Status train_loop(TrainState *state, const LoopOptions *options, LoopSummary *out) {
+    Loop loop = {.state = state,
+                 .options = options,
+                 .world = mesh_group(state->mesh, AXIS_WORLD),
+                 .steps = state->config->train.steps,
+                 .saved_step = state->step, // what it was started from needs no copy
+                 .evaluated_step = -1,
+                 .summary = out};
+    *out = (LoopSummary){.first_step = state->step, .loss = NAN, .best_eval = NAN};
+    double begun = clock_seconds();
+    start(&loop);
+    Status status = run(&loop);
+    progress_bar_clear(&loop.bar);
+    out->seconds = clock_seconds() - begun;
+    held_out_free(&loop.held_out);
+    free(loop.source);
+    free(loop.src_tokens);
+    return status;
+}

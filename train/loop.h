@@ -1,0 +1,26 @@
+// SPDX-License-Identifier: Apache-2.0
+// A run from its first step here to its last: steps, evaluations, checkpoints, and what it says about them.
+#pragma once
+#include "train/evaluate.h"
+#include "train/metrics.h"
+
+typedef struct {
+    const char *run_dir;
+    const char *resolved_yaml, *version; // for the checkpoints' records
+    Signals *signals;
+    Metrics *metrics;
+    Evaluator *evaluator; // NULL where nothing is held out
+} LoopOptions;
+
+typedef struct {
+    int64_t first_step, steps; // first: done before; steps: done here
+    double seconds;
+    double loss;      // of the last step here
+    double best_eval; // NaN where there was no evaluation
+    int64_t best_eval_step;
+} LoopSummary;
+
+// OK when the last step is done and saved, ERR_TEMPORARY when it was asked to stop and has saved,
+// ERR_DIVERGED where the loss is no longer finite, or what went wrong. Collective over the world; the same
+// status on every rank.
+Status train_loop(TrainState *state, const LoopOptions *options, LoopSummary *out);

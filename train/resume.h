@@ -1,0 +1,34 @@
+// SPDX-License-Identifier: Apache-2.0
+// Where a run starts from: nothing, its own checkpoints, another run's state, or another model's weights.
+#pragma once
+#include "train/run_dir.h"
+#include "train/state.h"
+
+typedef enum { RESUME_AUTO, RESUME_NEVER, RESUME_STEP } ResumeMode;
+typedef struct {
+    ResumeMode mode;
+    int64_t step;                  // of RESUME_STEP: the state after that step
+    char fork_run[RUN_PATH_BYTES]; // "": no fork
+    int64_t fork_step;             // −1: the newest
+} StartRequest;
+
+// resume: NULL, auto, never or a step; fork: NULL, RUN or RUN@STEP. ERR_CONFIG explains.
+Status start_request_parse(StartRequest *out, const char *resume, const char *fork);
+// What can be refused before any rank starts. Not collective.
+Status start_request_check(const StartRequest *request, const char *run_dir);
+
+typedef struct {
+    char from[RUN_PATH_BYTES]; // the checkpoint; "" where the run is fresh
+    enum { START_FRESH, START_RESUMED, START_FORKED, START_WEIGHTS } kind;
+    int saved_world, saved_ep, saved_zero;
+} Start;
+
+// Fills weights, optimizer, data position and ledger. Collective over the world; the same status on every
+// rank.
+Status start_state(TrainState *state, const StartRequest *request, const char *run_dir, Start *out);
+
+// The facts that a checkpoint of the state keeps. Owned by the caller.
+json_t *start_record(const TrainState *state, const char *resolved_yaml, const char *version);
+
+// SPEC is a checkpoint's folder, a run (its newest checkpoint) or RUN@STEP.
+Status checkpoint_path_resolve(const char *spec, char *dir, size_t size);

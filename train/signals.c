@@ -1,0 +1,81 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "train/signals.h"
+#include "core/clock.h"
+#include <signal.h>
+#include <stdio.h>
+#include <string.h>
+#include <unistd.h>
+
+// The only state of the process here: handlers can reach nothing else.
+static volatile sig_atomic_t stop_signal, save_signal;
+
+static void on_stop(int number) {
+    if (stop_signal && number != SIGUSR2) { // asked twice
+        signal(number, SIG_DFL);
+        raise(number);
+        return;
+    }
+    stop_signal = number;
+}
+
+static void on_save(int number) {
+    save_signal = number;
+}
+
+static void handle(int number, void (*handler)(int)) {
+    struct sigaction action = {.sa_handler = handler, .sa_flags = SA_RESTART | SA_NODEFER};
+    sigemptyset(&action.sa_mask);
+    sigaction(number, &action, NULL);
+}
+
+void signals_start(Signals *signals, Group *world, const char *run_dir, double max_seconds) {
+    *signals = (Signals){.world = world, .run_dir = run_dir, .reason = ""};
+    if (max_seconds > 0) signals->deadline = clock_seconds() + max_seconds;
+    handle(SIGTERM, on_stop);
+    handle(SIGINT, on_stop);
+    handle(SIGUSR2, on_stop);
+    handle(SIGUSR1, on_save);
+}
+
+// Removes RUN/ctl/NAME; whether it was there.
+static bool take_file(const char *run_dir, const char *name) {
+    char path[4096];
+    snprintf(path, sizeof path, "%s/ctl/%s", run_dir, name);
+    return unlink(path) == 0;
+}
+
+// Reasons, most urgent last: ranks agree on the largest.
+enum { NO_REASON, SAVE_FILE, SAVE_SIGNAL, TIME_UP, STOP_FILE, STOP_USR2, STOP_INT, STOP_TERM };
+static const char *const reason_text[] = {"",         "ctl/save", "SIGUSR1", "--max-time",
+                                          "ctl/stop", "SIGUSR2",  "SIGINT",  "SIGTERM"};
+
+static int64_t own_reason(Signals *signals) {
+    if (stop_signal) return stop_signal == SIGTERM ? STOP_TERM : stop_signal == SIGINT ? STOP_INT : STOP_USR2;
+    if (group_rank(signals->world) == 0) { // files and clocks may differ between hosts: one rank decides
+        double now = clock_seconds();
+        if (signals->deadline > 0 && now >= signals->deadline) return TIME_UP;
+        if (signals->run_dir && now >= signals->next_look) {
+            signals->next_look = now + 0.25;
+            if (take_file(signals->run_dir, "stop")) return STOP_FILE;
+            if (take_file(signals->run_dir, "save")) return SAVE_FILE;
+        }
+    }
+    if (save_signal) {
+        save_signal = 0;
+        return SAVE_SIGNAL;
+    }
+    return NO_REASON;
+}
+
+bool signals_poll(Signals *signals) {
+    if (signals->stop) return true;
+    int64_t reason = own_reason(signals);
+    group_max_i64(signals->world, &reason, 1);
+    if (reason == NO_REASON) return false;
+    signals->reason = reason_text[reason];
+    if (reason >= TIME_UP)
+        signals->stop = true;
+    else
+        signals->save = true;
+    return signals->stop;
+}

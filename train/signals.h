@@ -1,0 +1,19 @@
+// SPDX-License-Identifier: Apache-2.0
+// What someone outside asks of a running job. TERM, USR2 and INT: save and stop; USR1: save and go on; a
+// second TERM or INT ends the process at once. The files RUN/ctl/save and RUN/ctl/stop ask the same,
+// --max-time asks to stop.
+#pragma once
+#include "comm/group.h"
+
+typedef struct {
+    Group *world;
+    const char *run_dir; // borrowed; NULL: no control files
+    double deadline;     // of clock_seconds(); 0: none
+    double next_look;    // when the control files are looked at again
+    bool stop, save;     // asked and agreed; who saves sets save back to false
+    const char *reason;  // what asked last: "SIGTERM", "ctl/stop", "--max-time", …
+} Signals;
+
+void signals_start(Signals *signals, Group *world, const char *run_dir, double max_seconds);
+// Adds what any rank was asked since the last poll: the same on all ranks. Returns stop. Collective.
+bool signals_poll(Signals *signals);
