@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-// Token shards in Megatron's layout: PREFIX.bin holds the ids of all documents one after the other, PREFIX.idx their
-// lengths. Both are mapped, never copied.
+// Token shards in Megatron's layout: PREFIX.bin holds the ids of all documents one after the other,
+// PREFIX.idx their lengths. Both are mapped, never copied.
 #pragma once
 #include "core/status.h"
 #include <stdint.h>
@@ -19,8 +19,8 @@ int token_type_bytes(TokenType type);
 enum { SHARD_ANY_VOCAB = INT32_MAX };
 
 typedef struct Shard Shard;
-// Checks the whole .idx against the size of .bin. A name ending in .bin or .idx stands for its prefix. ERR_DATA names
-// file, values and remedy.
+// Checks the whole .idx against the size of .bin. A name ending in .bin or .idx stands for its prefix.
+// ERR_DATA names file, values and remedy.
 Status shard_open(Shard **out, const char *prefix);
 void shard_close(Shard *shard);
 const char *shard_prefix(const Shard *shard); // borrowed
@@ -36,11 +36,11 @@ uint64_t shard_identity(const Shard *shard);
 // Tokens first … first + count − 1. ERR_DATA names position and value of an id that is negative or ≥ vocab.
 Status shard_read(const Shard *shard, int64_t first, int64_t count, int vocab, int32_t *tokens);
 
-// Writes PREFIX.bin.tmp and PREFIX.idx.tmp, renamed when finished: a reader finds the old pair, the new pair, or an
-// error. Ids take 2 bytes if vocab < 65500, else 4. Makes the folder.
+// Writes PREFIX.bin.tmp and PREFIX.idx.tmp, renamed when finished: a reader finds the old pair, the new pair,
+// or an error. Ids take 2 bytes if vocab < 65500, else 4. Makes the folder.
 typedef struct ShardWriter ShardWriter;
 Status shard_writer_create(ShardWriter **out, const char *prefix, int vocab);
 Status shard_writer_add(ShardWriter *writer, const int32_t *tokens, int64_t count); // one document
 int64_t shard_writer_tokens(const ShardWriter *writer);
-Status shard_writer_finish(ShardWriter *writer);  // frees the writer, whatever the result
-void shard_writer_cancel(ShardWriter *writer);    // removes what was written
+Status shard_writer_finish(ShardWriter *writer); // frees the writer, whatever the result
+void shard_writer_cancel(ShardWriter *writer);   // removes what was written
