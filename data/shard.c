@@ -229,7 +229,7 @@ static Status open_checked(Shard *shard) {
     TRY(map_open(&shard->idx, shard->prefix, ".idx"));
     TRY(map_open(&shard->bin, shard->prefix, ".bin"));
     TRY(check_header(shard));
-    uint64_t hash;
+    uint64_t hash = 0;
     TRY(check_sequences(shard, &hash));
     TRY(check_documents(shard, &hash));
     shard->identity = content_hash(shard, hash);
