@@ -152,10 +152,9 @@ Status evaluator_run(Evaluator *e, const EvalTask *task, Signals *signals, EvalR
     int64_t total = prepare(e, task), round = (int64_t)e->sequences * group_size(e->world);
     *out = (EvalResult){.sources = task->sources};
     for (int64_t at = 0; at < total; at += round) {
-        if (signals && signals_poll(signals)) {
-            out->stopped = true;
-            return OK;
-        }
+        if (signals) TRY(signals_poll(signals, OK));
+        out->stopped = signals && signals->stop;
+        if (out->stopped) return OK;
         int64_t first = at + (int64_t)e->sequences * group_rank(e->world);
         TRY(group_agree(e->world, read_block(e, task, first)));
         run_block(e, first, total);

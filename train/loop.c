@@ -23,8 +23,13 @@ typedef struct {
     int64_t saved_step, evaluated_step;
     double step_seconds; // moving mean of everything between two steps' ends
     double last_end;
+    Status trouble; // of this rank alone, with writing its records: told at the next poll
     LoopSummary *summary;
 } Loop;
+
+static void note(Loop *loop, Status status) {
+    if (status != OK) loop->trouble = status;
+}
 
 // ---- lines
 
@@ -57,7 +62,7 @@ static void print_step(Loop *loop, const StepMetrics *m, int64_t step_tokens) {
               short_duration(eta(loop)).text);
 }
 
-static Status note_stages(Loop *loop, int64_t samples) {
+static void note_stages(Loop *loop, int64_t samples) {
     const TrainState *s = loop->state;
     for (; loop->next_stage < s->config->data.stages; loop->next_stage++) {
         int64_t first = loader_stage_first_sample(s->loader, loop->next_stage);
@@ -66,9 +71,8 @@ static Status note_stages(Loop *loop, int64_t samples) {
         log_rank0(LOG_INFO, "stage %d/%d at token %lld", loop->next_stage + 1, s->config->data.stages,
                   (long long)token);
         json_t *more = json_pack("{s:i, s:I}", "stage", loop->next_stage + 1, "token", (json_int_t)token);
-        TRY(metrics_event(loop->options->metrics, "stage", s->step, more));
+        note(loop, metrics_event(loop->options->metrics, "stage", s->step, more));
     }
-    return OK;
 }
 
 // ---- one step and what it leaves behind
@@ -83,7 +87,7 @@ static void count_tokens(Loop *loop) {
     }
 }
 
-static Status record_step(Loop *loop, const StepMetrics *m, int64_t samples_before) {
+static void record_step(Loop *loop, const StepMetrics *m, int64_t samples_before) {
     const TrainState *s = loop->state;
     double now = clock_seconds(), spent = now - loop->last_end;
     loop->step_seconds = loop->step_seconds > 0 ? 0.95 * loop->step_seconds + 0.05 * spent : spent;
@@ -92,17 +96,16 @@ static Status record_step(Loop *loop, const StepMetrics *m, int64_t samples_befo
     int64_t step_tokens = (m->samples - samples_before) * s->config->batch.seq_len;
     MetricsTokens tokens = {loop->source, loop->src_tokens, s->config->data.sources, step_tokens};
     progress_bar_clear(&loop->bar);
-    TRY(note_stages(loop, m->samples));
-    TRY(metrics_step(loop->options->metrics, m, &tokens));
+    note_stages(loop, m->samples);
+    note(loop, metrics_step(loop->options->metrics, m, &tokens));
     print_step(loop, m, step_tokens);
     loop->summary->steps++;
     loop->summary->loss = m->loss;
-    return OK;
 }
 
 static Status check_finite(Loop *loop, const StepMetrics *m) {
     if (isfinite(m->loss) && isfinite(m->gnorm)) return OK;
-    TRY(metrics_event(loop->options->metrics, "diverged", m->step, NULL));
+    note(loop, metrics_event(loop->options->metrics, "diverged", m->step, NULL));
     FAIL(ERR_DIVERGED,
          "step %lld: loss %g, gradient norm %g: training has diverged. Nothing was saved since step %lld; go "
          "on from an "
@@ -144,7 +147,8 @@ static Status evaluate(Loop *loop) {
         json_object_set_new(sources, loop->held_out.task.name[s], finite_or_null(result.loss[s]));
     json_t *more = json_pack("{s:o, s:o, s:f}", "loss", finite_or_null(result.mean), "sources", sources,
                              "seconds", result.seconds);
-    return metrics_event(options->metrics, "eval", loop->state->step, more);
+    note(loop, metrics_event(options->metrics, "eval", loop->state->step, more));
+    return OK;
 }
 
 // ---- checkpoints
@@ -159,7 +163,7 @@ static bool after_switch(const Loop *loop, int64_t samples_before, int64_t sampl
     return false;
 }
 
-static Status report_save(Loop *loop, const CheckpointReport *report, bool permanent) {
+static void report_save(Loop *loop, const CheckpointReport *report, bool permanent) {
     const RunConfig *c = loop->state->config;
     char at[48], keep[48] = "";
     if (permanent)
@@ -172,7 +176,7 @@ static Status report_save(Loop *loop, const CheckpointReport *report, bool perma
               short_duration(report->seconds).text, keep);
     json_t *more = json_pack("{s:I, s:f, s:b}", "bytes", (json_int_t)report->bytes, "seconds",
                              report->seconds, "permanent", permanent);
-    return metrics_event(loop->options->metrics, "save", loop->state->step, more);
+    note(loop, metrics_event(loop->options->metrics, "save", loop->state->step, more));
 }
 
 static Status save(Loop *loop, bool permanent) {
@@ -189,36 +193,36 @@ static Status save(Loop *loop, bool permanent) {
     json_decref(record);
     TRY(group_agree(loop->world, status));
     loop->saved_step = s->step;
-    return report_save(loop, &report, permanent);
+    report_save(loop, &report, permanent);
+    return OK;
 }
 
 // A save along the way that fails (a full disk) is told and tried again at the next occasion; older ones are
 // whole.
-static Status save_or_warn(Loop *loop, bool permanent) {
-    Status status = save(loop, permanent);
-    if (status == OK) return OK;
+static void save_or_warn(Loop *loop, bool permanent) {
+    if (save(loop, permanent) == OK) return;
     progress_bar_clear(&loop->bar);
     log_rank0(LOG_WARN, "step %lld was not saved: %s; training goes on", (long long)loop->state->step,
               status_text());
     json_t *more = json_pack("{s:s}", "message", status_text());
-    return metrics_event(loop->options->metrics, "save_failed", loop->state->step, more);
+    note(loop, metrics_event(loop->options->metrics, "save_failed", loop->state->step, more));
 }
 
 static bool is_due(int64_t step, int64_t every) {
     return every > 0 && step % every == 0;
 }
 
-static Status save_where_due(Loop *loop, int64_t samples_before, int64_t samples) {
+static void save_where_due(Loop *loop, int64_t samples_before, int64_t samples) {
     Signals *signals = loop->options->signals;
     bool permanent = after_switch(loop, samples_before, samples);
     bool asked = signals->save;
     signals->save = false;
     if (asked) {
         json_t *more = json_pack("{s:s, s:s}", "reason", signals->reason, "action", "save");
-        TRY(metrics_event(loop->options->metrics, "signal", loop->state->step, more));
+        note(loop, metrics_event(loop->options->metrics, "signal", loop->state->step, more));
     }
-    if (!asked && !permanent && !is_due(loop->state->step, loop->state->config->checkpoint.every)) return OK;
-    return save_or_warn(loop, permanent);
+    if (asked || permanent || is_due(loop->state->step, loop->state->config->checkpoint.every))
+        save_or_warn(loop, permanent);
 }
 
 static Status stop_early(Loop *loop) {
@@ -226,7 +230,7 @@ static Status stop_early(Loop *loop) {
     char at[48];
     json_t *more = json_pack("{s:s, s:s}", "reason", options->signals->reason, "action", "stop");
     progress_bar_clear(&loop->bar);
-    TRY(metrics_event(options->metrics, "signal", loop->state->step, more));
+    note(loop, metrics_event(options->metrics, "signal", loop->state->step, more));
     if (loop->state->step > 0) TRY(save(loop, false));
     log_rank0(LOG_INFO, "stop %s | %s | go on with: floe train %s/config.yaml -o %s", position(loop, at),
               options->signals->reason, options->run_dir, options->run_dir);
@@ -257,16 +261,18 @@ static Status run(Loop *loop) {
     StepMetrics metrics;
     while (s->step < loop->steps) {
         int64_t before = batch_first_sample(&s->config->batch.plan, s->step + 1);
-        if (signals_poll(loop->options->signals)) return stop_early(loop);
+        TRY(signals_poll(loop->options->signals, loop->trouble));
+        if (loop->options->signals->stop) return stop_early(loop);
         TRY(train_step(s, &metrics));
-        TRY(record_step(loop, &metrics, before));
+        record_step(loop, &metrics, before);
         TRY(check_finite(loop, &metrics));
         if (is_due(s->step, s->config->eval.every)) TRY(evaluate(loop));
-        TRY(save_where_due(loop, before, metrics.samples));
+        save_where_due(loop, before, metrics.samples);
         progress_bar_draw(&loop->bar, s->step, loop->steps, metrics.loss, eta(loop));
     }
     TRY(evaluate(loop));
-    return save(loop, false);
+    TRY(save(loop, false));
+    return group_agree(loop->world, loop->trouble);
 }
 
 Status train_loop(TrainState *state, const LoopOptions *options, LoopSummary *out) {
@@ -274,7 +280,7 @@ Status train_loop(TrainState *state, const LoopOptions *options, LoopSummary *ou
                  .options = options,
                  .world = mesh_group(state->mesh, AXIS_WORLD),
                  .steps = state->config->train.steps,
-                 .saved_step = state->step, // what it was started from needs no copy
+                 .saved_step = options->saved_step,
                  .evaluated_step = -1,
                  .summary = out};
     *out = (LoopSummary){.first_step = state->step, .loss = NAN, .best_eval = NAN};

@@ -9,6 +9,7 @@ typedef struct {
     const char *resolved_yaml, *version; // for the checkpoints' records
     Signals *signals;
     Metrics *metrics;
+    int64_t saved_step;   // the one that the run's folder has already; -1: none
     Evaluator *evaluator; // NULL where nothing is held out
 } LoopOptions;
 

@@ -22,6 +22,11 @@ static Status join(char *out, size_t size, const char *dir, const char *name) {
     return OK;
 }
 
+static const char *runs_folder(void) {
+    const char *runs = getenv("FLOE_RUNS");
+    return runs && runs[0] ? runs : "runs";
+}
+
 Status run_dir_choose(char *out, size_t size, const char *given, const char *config_file) {
     if (given) {
         if (!given[0]) FAIL(ERR_CONFIG, "-o needs the name of a folder");
@@ -30,7 +35,6 @@ Status run_dir_choose(char *out, size_t size, const char *given, const char *con
         while (n > 1 && out[n - 1] == '/') out[--n] = 0;
         return OK;
     }
-    const char *runs = getenv("FLOE_RUNS");
     const char *base = strrchr(config_file, '/');
     base = base ? base + 1 : config_file;
     const char *dot = strrchr(base, '.');
@@ -40,7 +44,7 @@ Status run_dir_choose(char *out, size_t size, const char *given, const char *con
     unsigned tail = (unsigned)(hash_mix((uint64_t)now.tv_nsec, (uint64_t)getpid()) & 0xffff);
     char name[512];
     snprintf(name, sizeof name, "%.*s-%s-%04x", stem, base, utc_now("%Y%m%d-%H%M%S").text, tail);
-    return join(out, size, runs && runs[0] ? runs : "runs", name);
+    return join(out, size, runs_folder(), name);
 }
 
 // mkdir -p
@@ -85,17 +89,28 @@ bool run_dir_is_used(const char *run_dir) {
     return found;
 }
 
+void run_dir_remove_unused(const char *run_dir) {
+    static const char *const inner[] = {"ckpt", "ctl", "lock", "log.txt", "metrics.jsonl"};
+    if (run_dir_is_used(run_dir)) return;
+    for (int i = 0; i < 5; i++) {
+        char path[RUN_PATH_BYTES];
+        if (join(path, sizeof path, run_dir, inner[i]) == OK) remove(path);
+    }
+    rmdir(run_dir);
+}
+
 void run_dir_mark_latest(const char *run_dir) {
     char link[RUN_PATH_BYTES], fresh[RUN_PATH_BYTES + 32];
-    const char *slash = strrchr(run_dir, '/');
-    snprintf(link, sizeof link, "%.*slatest", slash ? (int)(slash - run_dir) + 1 : 0, run_dir);
+    const char *runs = runs_folder(), *slash = strrchr(run_dir, '/');
+    if (!slash || strlen(runs) != (size_t)(slash - run_dir) || strncmp(runs, run_dir, strlen(runs)) != 0)
+        return;
+    snprintf(link, sizeof link, "%s/latest", runs);
     struct stat info;
     if (lstat(link, &info) == 0 && !S_ISLNK(info.st_mode)) return; // somebody's own file or folder
     snprintf(fresh, sizeof fresh, "%s.%ld", link, (long)getpid());
-    if (symlink(slash ? slash + 1 : run_dir, fresh) != 0 || rename(fresh, link) != 0) {
-        log_rank0(LOG_WARN, "%s: cannot set this link: %s", link, strerror(errno));
-        unlink(fresh);
-    }
+    if (symlink(slash + 1, fresh) == 0 && rename(fresh, link) == 0) return;
+    log_rank0(LOG_WARN, "%s: cannot set this link: %s", link, strerror(errno));
+    unlink(fresh);
 }
 
 static Status write_all(int fd, const char *path, const char *text) {
@@ -125,7 +140,8 @@ Status run_dir_write(const char *run_dir, const char *name, const char *text) {
     return status;
 }
 
-Status run_dir_write_input(const char *run_dir, const char *const files[], int count) {
+Status run_dir_write_input(const char *run_dir, const char *const files[], int count,
+                           const char *const overrides[], int override_count) {
     char *text = NULL;
     size_t size = 0;
     FILE *out = open_memstream(&text, &size);
@@ -136,6 +152,7 @@ Status run_dir_write_input(const char *run_dir, const char *const files[], int c
         for (int c; in && (c = getc(in)) != EOF;) putc(c, out);
         if (in) fclose(in);
     }
+    for (int i = 0; i < override_count; i++) fprintf(out, "# override: %s\n", overrides[i]);
     fclose(out);
     Status status = run_dir_write(run_dir, "config.input.yaml", text);
     free(text);

@@ -10,13 +10,16 @@ enum { RUN_PATH_BYTES = 4096 };
 
 // given, or else $FLOE_RUNS (default runs)/STEM-UTCTIME-HEX with STEM the config file's name.
 Status run_dir_choose(char *out, size_t size, const char *given, const char *config_file);
-Status run_dir_create(const char *run_dir); // with ckpt/ and ctl/; one that is there stays as it is
-bool run_dir_is_used(const char *run_dir);  // a run has begun here: there are metrics or checkpoints
+Status run_dir_create(const char *run_dir);      // with ckpt/ and ctl/; one that is there stays as it is
+void run_dir_remove_unused(const char *run_dir); // again, where no run has begun in it
+bool run_dir_is_used(const char *run_dir);       // a run has begun here: there are metrics or checkpoints
 void run_dir_mark_latest(
     const char *run_dir); // the link `latest` beside it; a warning where it cannot be set
 Status run_dir_write(const char *run_dir, const char *name, const char *text); // whole or not at all (rename)
-// Copies the files one after another with a line "# FILE" before each.
-Status run_dir_write_input(const char *run_dir, const char *const files[], int count);
+// config.input.yaml: the files one after another with a line "# FILE" before each, then the overrides as
+// comments.
+Status run_dir_write_input(const char *run_dir, const char *const files[], int count,
+                           const char *const overrides[], int override_count);
 int run_dir_open_log(const char *run_dir); // log.txt, to append; −1 after a warning
 
 // The lock on a folder: held by every process of the run until the last one has ended, by whatever signal.

@@ -28,9 +28,7 @@ static void handle(int number, void (*handler)(int)) {
     sigaction(number, &action, NULL);
 }
 
-void signals_start(Signals *signals, Group *world, const char *run_dir, double max_seconds) {
-    *signals = (Signals){.world = world, .run_dir = run_dir, .reason = ""};
-    if (max_seconds > 0) signals->deadline = clock_seconds() + max_seconds;
+void signals_catch(void) {
     handle(SIGTERM, on_stop);
     handle(SIGINT, on_stop);
     handle(SIGUSR2, on_stop);
@@ -42,6 +40,14 @@ static bool take_file(const char *run_dir, const char *name) {
     char path[4096];
     snprintf(path, sizeof path, "%s/ctl/%s", run_dir, name);
     return unlink(path) == 0;
+}
+
+void signals_start(Signals *signals, Group *world, const char *run_dir, double max_seconds) {
+    *signals = (Signals){.world = world, .run_dir = run_dir, .reason = ""};
+    if (max_seconds > 0) signals->deadline = clock_seconds() + max_seconds;
+    if (!run_dir || group_rank(world) != 0) return;
+    take_file(run_dir, "stop");
+    take_file(run_dir, "save");
 }
 
 // Reasons, most urgent last: ranks agree on the largest.
@@ -67,15 +73,15 @@ static int64_t own_reason(Signals *signals) {
     return NO_REASON;
 }
 
-bool signals_poll(Signals *signals) {
-    if (signals->stop) return true;
-    int64_t reason = own_reason(signals);
-    group_max_i64(signals->world, &reason, 1);
-    if (reason == NO_REASON) return false;
-    signals->reason = reason_text[reason];
-    if (reason >= TIME_UP)
+Status signals_poll(Signals *signals, Status own) {
+    int64_t news[] = {signals->stop ? NO_REASON : own_reason(signals), own};
+    group_max_i64(signals->world, news, 2);
+    if (news[1] != OK) return group_agree(signals->world, own);
+    if (news[0] == NO_REASON) return OK;
+    signals->reason = reason_text[news[0]];
+    if (news[0] >= TIME_UP)
         signals->stop = true;
     else
         signals->save = true;
-    return signals->stop;
+    return OK;
 }

@@ -14,6 +14,11 @@ typedef struct {
     const char *reason;  // what asked last: "SIGTERM", "ctl/stop", "--max-time", …
 } Signals;
 
+// From here on signals are noted instead of ending the process. Call first: a job may be asked to stop while
+// it starts.
+void signals_catch(void);
+// run_dir's control files that lie there from before are removed.
 void signals_start(Signals *signals, Group *world, const char *run_dir, double max_seconds);
-// Adds what any rank was asked since the last poll: the same on all ranks. Returns stop. Collective.
-bool signals_poll(Signals *signals);
+// Adds what any rank was asked since the last poll: the same on all ranks. own: this rank's trouble since
+// then, if any; where a rank has some, all return it. Collective.
+Status signals_poll(Signals *signals, Status own);

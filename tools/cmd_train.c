@@ -1,0 +1,193 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "core/log.h"
+#include "tools/cli.h"
+#include "tools/commands.h"
+#include "tools/launch.h"
+#include "train/format.h"
+#include "train/run.h"
+#include "train/signals.h"
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+static const CliOption train_options[] = {
+    {.name = "ranks",
+     .letter = 'n',
+     .kind = CLI_INTEGER,
+     .argument = "N",
+     .meaning = "ranks (default: min(4, cores))"},
+    {.name = "run-dir",
+     .letter = 'o',
+     .kind = CLI_TEXT,
+     .argument = "RUN",
+     .meaning = "run folder (default: runs/CONFIG-TIME-HEX); one that holds a run goes on"},
+    {.name = "resume",
+     .kind = CLI_TEXT,
+     .argument = "auto|never|STEP",
+     .meaning = "newest checkpoint (default), none, or the state after STEP"},
+    {.name = "fork",
+     .kind = CLI_TEXT,
+     .argument = "RUN@STEP",
+     .meaning = "a new run from the full state of another one, with a future of its own"},
+    {.name = "max-time",
+     .kind = CLI_TEXT,
+     .argument = "3h50m",
+     .meaning = "saves and stops (exit 75) after so long"},
+    {.name = "dry-run",
+     .kind = CLI_FLAG,
+     .meaning = "checks all and shows the plan; starts and writes nothing"},
+    {.name = "quiet", .letter = 'q', .kind = CLI_FLAG, .meaning = "prints only warnings and errors"},
+    {.name = "verbose", .letter = 'v', .kind = CLI_FLAG, .meaning = "prints details, and what mpirun says"},
+    {.name = "color", .kind = CLI_CHOICE, .argument = "auto|always|never", .meaning = "colours in messages"},
+    {.name = "progress",
+     .kind = CLI_CHOICE,
+     .argument = "auto|always|never",
+     .meaning = "a bar on the terminal"},
+    {0}};
+
+const CliCommand cli_train[] = {{.name = "train",
+                                 .usage = "CONFIG... [KEY=VALUE...]",
+                                 .meaning = "trains a model, or goes on with a run",
+                                 .details = "Ctrl-C or SIGTERM saves and stops (exit 75), a second one ends "
+                                            "at once; SIGUSR1 saves and goes on.\n"
+                                            "So do the files RUN/ctl/stop and RUN/ctl/save.\n"
+                                            "Configuration keys: floe config keys",
+                                 .option = train_options,
+                                 .config = true,
+                                 .least = 1,
+                                 .most = -1},
+                                {0}};
+
+// Set by a front end for its ranks: the folder that it has chosen, made and locked.
+static const char *const folder_variable = "FLOE_RUN_FOLDER";
+
+static char *join_command(int argc, char **argv) {
+    char *text = NULL;
+    size_t size = 0;
+    FILE *out = open_memstream(&text, &size);
+    REQUIRE(out, "no memory for the command line");
+    fputs("floe", out);
+    for (int i = 0; i < argc; i++) fprintf(out, strpbrk(argv[i], " \t\"$*") ? " '%s'" : " %s", argv[i]);
+    fclose(out);
+    return text;
+}
+
+static Status read_request(RunRequest *out, const CliArgs *args) {
+    *out = (RunRequest){.file = args->argument,
+                        .files = args->arguments,
+                        .override = args->override,
+                        .overrides = args->overrides,
+                        .run_dir = cli_text(args, "run-dir"),
+                        .version = FLOE_VERSION};
+    const char *limit = cli_text(args, "max-time");
+    if (limit) TRY(duration_parse(limit, &out->max_seconds));
+    return start_request_parse(&out->start, cli_text(args, "resume"), cli_text(args, "fork"));
+}
+
+// ---- before any rank starts
+
+// Says nothing where all is well. The configuration's own problems have been printed by config_load.
+static Status check(const RunRequest *request, int ranks, RunConfig **config, ConfigDocument **document,
+                    bool *printed) {
+    Status status = config_load(config, document, request->file, request->files, request->override,
+                                request->overrides, ranks);
+    *printed = status != OK;
+    TRY(status);
+    Loader *loader;
+    TRY(loader_create(&loader, &(*config)->data));
+    loader_destroy(loader);
+    return OK;
+}
+
+static void print_plan(const RunConfig *c, int ranks) {
+    ModelSize size = model_size(&c->model, c->batch.seq_len);
+    ParamTable params = {0};
+    model_describe(&c->model, 0, c->model.experts / c->parallel.ep, &params);
+    ZeroBytes bytes = zero_plan_bytes(&params, c->parallel.zero, ranks, c->parallel.ep);
+    params_free(&params);
+    printf("model     %s params (%s active)\n", short_count((double)size.total).text,
+           short_count((double)size.active).text);
+    printf("batch     %lld seqs x %lld tok on %d ranks, %lld steps = %s tokens\n",
+           (long long)c->batch.sequences, (long long)c->batch.seq_len, ranks, (long long)c->train.steps,
+           short_count((double)c->train.tokens).text);
+    printf("memory    weights %s, grads %s, optimizer %s, staging %s a rank, and activations\n",
+           short_bytes((double)bytes.weights).text, short_bytes((double)bytes.grads).text,
+           short_bytes((double)bytes.optimizer).text, short_bytes((double)bytes.staging).text);
+    printf("dry run   nothing was started or written\n");
+}
+
+// argv with "-o RUN" behind the command's name. The array is the caller's.
+static char **with_folder(int argc, char **argv, char *run_dir) {
+    char **out = calloc((size_t)argc + 3, sizeof *out);
+    REQUIRE(out, "no memory for the command line");
+    out[0] = argv[0];
+    out[1] = "-o";
+    out[2] = run_dir;
+    memcpy(out + 3, argv + 1, (size_t)(argc - 1) * sizeof *out);
+    return out;
+}
+
+// ---- in the ranks
+
+static int train_in_ranks(RunRequest *request, const CliArgs *args, int argc, char **argv) {
+    LogLevel level = cli_flag(args, "quiet") ? LOG_WARN : cli_flag(args, "verbose") ? LOG_DEBUG : LOG_INFO;
+    signals_catch();
+    comm_start(&argc, &argv);
+    log_start(comm_world_rank(), level);
+    const char *folder = getenv(folder_variable);
+    if (folder) {
+        request->run_dir = folder;
+        request->folder_open = true;
+    }
+    Status status = run_train(request);
+    if (status != OK && status != ERR_TEMPORARY && status_text()[0])
+        log_rank0(LOG_ERROR, "%s", status_text());
+    comm_finish();
+    return status;
+}
+
+static int train_from_front(RunRequest *request, const CliArgs *args, int argc, char **argv) {
+    int ranks = launch_rank_count((int)cli_integer(args, "ranks", 0)), exit_code;
+    RunConfig *config = NULL;
+    ConfigDocument *document = NULL;
+    RunFolder folder = {.lock = {-1}};
+    bool printed;
+    Status status = check(request, ranks, &config, &document, &printed);
+    if (status == OK && cli_flag(args, "dry-run")) print_plan(config, ranks);
+    if (config) config_free(config, document);
+    if (printed) return status;
+    if (status == OK && cli_flag(args, "dry-run")) return OK;
+    if (status == OK) status = run_folder_open(&folder, request);
+    if (status != OK) return cli_failure(status);
+    setenv(folder_variable, folder.path, 1);
+    LaunchOptions launch = {.ranks = ranks,
+                            .color = cli_text(args, "color"),
+                            .progress = cli_text(args, "progress"),
+                            .verbose = cli_flag(args, "verbose")};
+    char **rank_argv = with_folder(argc, argv, folder.path);
+    if (!launch_ranks(&launch, argc + 2, rank_argv, &exit_code))
+        exit_code = train_in_ranks(request, args, argc, argv);
+    free(rank_argv);
+    run_folder_close(&folder);
+    return exit_code;
+}
+
+int command_train(int argc, char **argv) {
+    CliArgs args;
+    RunRequest request;
+    int exit_code;
+    if (!cli_parse(&args, argc, argv, cli_train, &exit_code)) return exit_code;
+    Status status = read_request(&request, &args);
+    char *command = join_command(argc, argv);
+    request.command = command;
+    if (status != OK)
+        exit_code = cli_failure(status);
+    else if (launch_is_rank()) {
+        launch_ranks(&(LaunchOptions){0}, argc, argv, &exit_code); // watches over the front end
+        exit_code = train_in_ranks(&request, &args, argc, argv);
+    } else
+        exit_code = train_from_front(&request, &args, argc, argv);
+    free(command);
+    cli_free(&args);
+    return exit_code;
+}
