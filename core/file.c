@@ -159,7 +159,7 @@ Status file_read_all(const char *path, char **text, size_t *bytes) {
     if (fd < 0 || fstat(fd, &info)) {
         int failed = errno;
         if (fd >= 0) close(fd);
-        FAIL(failed == ENOENT ? ERR_DATA : ERR_RUNTIME, "%s: %s", path, strerror(failed));
+        FAIL(ERR_DATA, "%s: %s", path, strerror(failed));
     }
     *bytes = (size_t)info.st_size;
     *text = S_ISREG(info.st_mode) ? malloc(*bytes + 1) : NULL;

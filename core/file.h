@@ -23,7 +23,8 @@ Status file_remove_tree(const char *path);  // a file, or a folder with all that
 Status file_make_folders(const char *path); // with its parents
 Status file_exists(const char *path, int *exists);
 
-// Reads bytes [offset, offset + bytes); fewer there are is ERR_DATA.
+// ---- reading: failures are ERR_DATA
+// Bytes [offset, offset + bytes).
 Status file_read_at(int fd, const char *path, int64_t offset, void *out, size_t bytes);
 Status file_read_all(const char *path, char **text,
                      size_t *bytes); // owned by the caller; a 0 follows the bytes

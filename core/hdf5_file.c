@@ -18,9 +18,16 @@ struct Hdf5Image {
     Taken *taken;
 };
 
+enum { OPEN_DATASETS = 4 };
+
 struct Hdf5File {
     hid_t file;
     char *path;
+    struct { // stay open, so that a chunk is inflated once for many reads
+        char *name;
+        hid_t id;
+    } dataset[OPEN_DATASETS];
+    int datasets;
 };
 
 // HDF5 1.10 crashes in its exit handler after a failed close; without the handler nothing is lost, since no
@@ -327,31 +334,54 @@ Status hdf5_file_open(Hdf5File **out, const char *path) {
 
 void hdf5_file_close(Hdf5File *file) {
     if (!file) return;
+    for (int i = 0; i < file->datasets; i++) {
+        H5Dclose(file->dataset[i].id);
+        free(file->dataset[i].name);
+    }
     H5Fclose(file->file);
     free(file->path);
     free(file);
 }
 
+static Status open_dataset(Hdf5File *file, const char *name, hid_t *id) {
+    for (int i = 0; i < file->datasets; i++)
+        if (!strcmp(file->dataset[i].name, name)) {
+            *id = file->dataset[i].id;
+            return OK;
+        }
+    REQUIRE(file->datasets < OPEN_DATASETS, "%s: more than %d datasets in use", file->path, OPEN_DATASETS);
+    hid_t access = H5Pcreate(H5P_DATASET_ACCESS);
+    H5Pset_chunk_cache(access, 101, 2 * CHUNK * sizeof(float), 1);
+    *id = H5Dopen2(file->file, name, access);
+    H5Pclose(access);
+    if (*id < 0) FAIL(ERR_DATA, "%s: no dataset %s: %s", file->path, name, reason());
+    file->dataset[file->datasets].id = *id;
+    file->dataset[file->datasets].name = strdup(name);
+    REQUIRE(file->dataset[file->datasets++].name, "out of memory");
+    return OK;
+}
+
 Status hdf5_file_count(Hdf5File *file, const char *name, int64_t *count) {
-    hid_t id = H5Dopen2(file->file, name, H5P_DEFAULT), space = id < 0 ? -1 : H5Dget_space(id);
+    hid_t id;
+    TRY(open_dataset(file, name, &id));
+    hid_t space = H5Dget_space(id);
     *count = space < 0 ? -1 : (int64_t)H5Sget_simple_extent_npoints(space);
     if (space >= 0) H5Sclose(space);
-    if (id >= 0) H5Dclose(id);
     if (*count < 0) FAIL(ERR_DATA, "%s: dataset %s: %s", file->path, name, reason());
     return OK;
 }
 
 Status hdf5_file_read_f32(Hdf5File *file, const char *name, int64_t first, int64_t count, float *out) {
+    hid_t id;
     if (count == 0) return OK;
-    hid_t id = H5Dopen2(file->file, name, H5P_DEFAULT), from = id < 0 ? -1 : H5Dget_space(id);
+    TRY(open_dataset(file, name, &id));
     hsize_t start_at = (hsize_t)first, size = (hsize_t)count;
-    hid_t to = H5Screate_simple(1, &size, NULL);
+    hid_t from = H5Dget_space(id), to = H5Screate_simple(1, &size, NULL);
     int good = from >= 0 && H5Sget_simple_extent_ndims(from) == 1 &&
                H5Sselect_hyperslab(from, H5S_SELECT_SET, &start_at, NULL, &size, NULL) >= 0 &&
                H5Dread(id, H5T_NATIVE_FLOAT, to, from, H5P_DEFAULT, out) >= 0;
     H5Sclose(to);
     if (from >= 0) H5Sclose(from);
-    if (id >= 0) H5Dclose(id);
     if (!good)
         FAIL(ERR_DATA, "%s: dataset %s: cannot read %ld values from %ld: %s", file->path, name, (long)count,
              (long)first, reason());

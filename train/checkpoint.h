@@ -31,27 +31,29 @@ typedef struct {
 
 typedef struct {
     bool zlib;
-    int64_t keep;     // newest ones that stay; 0 = all
-    bool permanent;   // the first at or after a stage switch: never removed by keep
+    int64_t keep;       // newest ones that stay; 0 = all
+    bool permanent;     // the first at or after a stage switch: never removed by keep
     int64_t part_bytes; // largest file; 0 = 4 GiB
 } CheckpointOptions;
 
 // Writes RUN/ckpt/step-%09d: visible only when whole and durable. record: run facts that the manifest keeps
-// (step, samples, tokens, config, plan, ledger …); borrowed. Then removes what keep says. Collective over the world; the
-// same status on every rank; on failure nothing is left behind and older checkpoints are whole.
+// (step, samples, tokens, config, plan, ledger …); borrowed. Then removes what keep says. Collective over the
+// world; the same status on every rank; on failure nothing is left behind and older checkpoints are whole.
 Status checkpoint_save(const CheckpointState *state, const json_t *record, const char *run_dir, int64_t step,
                        const CheckpointOptions *options, CheckpointReport *report);
 
-// Fills held master, m, v and the buffers, after checking every byte that it uses. weights_only: masters alone, m and v
-// become 0, buffers are filled where the checkpoint has them; needed for checkpoints without optimizer states. record:
-// the manifest's, owned by the caller. ERR_DATA names file, tensor and position; ERR_CONFIG says how the checkpoint's
-// model differs. Collective over the world.
+// Fills held master, m, v and the buffers, after checking every byte that it uses. weights_only: masters
+// alone, m and v become 0, buffers are filled where the checkpoint has them; needed for checkpoints without
+// optimizer states. record: the manifest's, owned by the caller. ERR_DATA names file, tensor and position;
+// ERR_CONFIG says how the checkpoint's model differs. Collective over the world.
 Status checkpoint_load(const CheckpointState *state, const char *dir, bool weights_only, json_t **record);
 
-// Newest committed step ≤ at_most (−1: any) in RUN/ckpt whose files have the manifest's sizes and whose manifest is
-// whole; *step = −1 where there is none. Damaged ones are named on stderr and passed over. Not collective.
+// Newest committed step ≤ at_most (−1: any) in RUN/ckpt whose files have the manifest's sizes and whose
+// manifest is whole; *step = −1 where there is none. Damaged ones are named on stderr and passed over. Not
+// collective.
 Status checkpoint_find(const char *run_dir, int64_t at_most, int64_t *step, char *dir, size_t dir_size);
-// Moves checkpoints later than step to ckpt/abandoned-…, removes .tmp-* left by a crash. Not collective: rank 0 calls.
+// Moves checkpoints later than step to ckpt/abandoned-…, removes .tmp-* left by a crash. Not collective: rank
+// 0 calls.
 Status checkpoint_abandon_after(const char *run_dir, int64_t step);
 
 // ---- offline, one process
@@ -69,5 +71,5 @@ typedef struct {
 } CheckpointTensor;
 CheckpointTensor checkpoint_reader_tensor(const CheckpointReader *reader, int index);
 typedef enum { STATE_MASTER, STATE_M, STATE_V } StateKind;
-Status checkpoint_reader_read(CheckpointReader *reader, int index, StateKind kind, int64_t first, int64_t count,
-                              float *out);
+Status checkpoint_reader_read(CheckpointReader *reader, int index, StateKind kind, int64_t first,
+                              int64_t count, float *out);

@@ -1,0 +1,113 @@
+// SPDX-License-Identifier: Apache-2.0
+// Reading from one data file of a checkpoint. Contiguous data is read at the place that the manifest names,
+// without the HDF5 library; compressed data through the library, after every byte of the file has been
+// checked.
+#include "core/crc32c.h"
+#include "train/checkpoint_internal.h"
+#include <errno.h>
+#include <fcntl.h>
+#include <stdlib.h>
+#include <string.h>
+#include <unistd.h>
+
+enum { PIECE = 1 << 18 }; // elements read at a time
+
+static const ManifestFile *entry(const DataFile *f) {
+    return &f->manifest->file[f->file];
+}
+
+Status data_file_open(DataFile *f, const Manifest *manifest, int file) {
+    char path[FILE_PATH_BYTES];
+    *f = (DataFile){.manifest = manifest, .file = file};
+    manifest_path(manifest, file, path, sizeof path);
+    f->fd = open(path, O_RDONLY | O_CLOEXEC);
+    if (f->fd < 0) FAIL(ERR_DATA, "%s: %s", path, strerror(errno));
+    return OK;
+}
+
+void data_file_close(DataFile *f) {
+    hdf5_file_close(f->hdf5);
+    if (f->fd >= 0) close(f->fd);
+    *f = (DataFile){.fd = -1};
+}
+
+static Status open_checked(DataFile *f, const char *path) {
+    TRY(hdf5_file_open(&f->hdf5, path));
+    for (int k = 0; k < f->manifest->states; k++) {
+        int64_t count;
+        TRY(hdf5_file_count(f->hdf5, checkpoint_state_dataset((StateKind)k), &count));
+        if (count != entry(f)->elements)
+            FAIL(ERR_DATA, "%s: %s has %ld values, the manifest says %ld", path,
+                 checkpoint_state_dataset((StateKind)k), (long)count, (long)entry(f)->elements);
+    }
+    return OK;
+}
+
+Status data_file_check(DataFile *f) {
+    char path[FILE_PATH_BYTES];
+    int64_t bytes;
+    uint32_t crc;
+    if (f->checked) return OK;
+    manifest_path(f->manifest, f->file, path, sizeof path);
+    TRY(file_checksum(f->fd, path, &bytes, &crc));
+    if (bytes != entry(f)->bytes)
+        FAIL(ERR_DATA, "%s: has %ld bytes, the manifest says %ld", path, (long)bytes, (long)entry(f)->bytes);
+    if (crc != entry(f)->crc)
+        FAIL(ERR_DATA, "%s: damaged: checksum %08x, the manifest says %08x", path, crc, entry(f)->crc);
+    if (f->manifest->zlib && entry(f)->elements) TRY(open_checked(f, path));
+    f->checked = true;
+    return OK;
+}
+
+static Status read_values(DataFile *f, StateKind kind, int64_t pos, int64_t count, float *out) {
+    if (f->hdf5) return hdf5_file_read_f32(f->hdf5, checkpoint_state_dataset(kind), pos, count, out);
+    char path[FILE_PATH_BYTES];
+    manifest_path(f->manifest, f->file, path, sizeof path);
+    return file_read_at(f->fd, path, entry(f)->offset[kind] + 4 * pos, out, (size_t)count * sizeof *out);
+}
+
+Status data_file_read(DataFile *f, StateKind kind, int64_t pos, int64_t count, float *out) {
+    REQUIRE(f->checked, "%s is read before it has been checked", entry(f)->name);
+    return read_values(f, kind, pos, count, out);
+}
+
+// What pieces of [first, first + count) lie in values [at, at + n) of the tensor.
+static void copy_overlap(const float *values, int64_t at, int64_t n, int64_t first, int64_t count,
+                         float *out) {
+    int64_t from = at > first ? at : first, to = at + n < first + count ? at + n : first + count;
+    if (from < to) memcpy(out + (from - first), values + (from - at), (size_t)(to - from) * sizeof *out);
+}
+
+static Status stream_segment(DataFile *f, const ManifestSegment *s, StateKind kind, int64_t first,
+                             int64_t count, float *out, float *piece) {
+    uint32_t crc = 0;
+    for (int64_t done = 0; done < s->count; done += PIECE) {
+        int64_t n = s->count - done < PIECE ? s->count - done : PIECE;
+        TRY(read_values(f, kind, s->pos + done, n, piece));
+        crc = crc32c(crc, piece, (size_t)n * sizeof *piece);
+        copy_overlap(piece, s->first + done, n, first, count, out);
+    }
+    if (crc == s->crc[kind]) return OK;
+    FAIL(ERR_DATA, "%s/%s: damaged: %s of %s, elements %ld to %ld", f->manifest->dir, entry(f)->name,
+         checkpoint_state_name(kind), f->manifest->tensor[s->tensor].name, (long)s->first,
+         (long)(s->first + s->count));
+}
+
+Status data_file_segment(DataFile *f, const ManifestSegment *s, StateKind kind, int64_t first, int64_t count,
+                         float *out) {
+    if (f->manifest->zlib) TRY(data_file_check(f)); // the library meets checked bytes alone
+    float *piece = malloc(PIECE * sizeof *piece);
+    REQUIRE(piece, "out of memory: %d values", PIECE);
+    Status status = stream_segment(f, s, kind, first, count, out, piece);
+    free(piece);
+    return status;
+}
+
+Status data_file_buffer(DataFile *f, const ManifestBuffer *b, float *out) {
+    char path[FILE_PATH_BYTES];
+    size_t bytes = (size_t)checkpoint_elements(b->dims, b->dim) * sizeof *out;
+    manifest_path(f->manifest, f->file, path, sizeof path);
+    TRY(file_read_at(f->fd, path, b->offset, out, bytes));
+    if (crc32c(0, out, bytes) != b->crc) FAIL(ERR_DATA, "%s: damaged: buffer %s", path, b->name);
+    return OK;
+}

@@ -1,0 +1,195 @@
+// SPDX-License-Identifier: Apache-2.0
+// RUN/ckpt: which checkpoints there are, how one appears and how one goes.
+//   step-%09d/       committed: exists only whole, nothing is added to it later
+//   .tmp-step-…      being written       .trash-step-…   being removed
+//   abandoned-TIME/  later steps of a run that was resumed further back
+#include "train/checkpoint_internal.h"
+#include <ctype.h>
+#include <dirent.h>
+#include <errno.h>
+#include <stdlib.h>
+#include <string.h>
+#include <time.h>
+#include <unistd.h>
+
+#include "core/log.h"
+
+void folder_step_path(const char *run_dir, int64_t step, char *path, size_t size) {
+    snprintf(path, size, "%s/ckpt/step-%09lld", run_dir, (long long)step);
+}
+
+static bool parse_step(const char *name, int64_t *step) {
+    static const char prefix[] = "step-";
+    if (strncmp(name, prefix, sizeof prefix - 1)) return false;
+    const char *digits = name + sizeof prefix - 1;
+    size_t length = strspn(digits, "0123456789");
+    if (length < 9 || length > 18 || digits[length]) return false;
+    *step = strtoll(digits, NULL, 10);
+    return true;
+}
+
+static int step_order(const void *a, const void *b) {
+    int64_t x = *(const int64_t *)a, y = *(const int64_t *)b;
+    return (x > y) - (x < y);
+}
+
+// Calls visit for every entry of RUN/ckpt; no such folder: none.
+static Status each_entry(const char *run_dir,
+                         Status (*visit)(void *context, const char *path, const char *name), void *context) {
+    char folder[FILE_PATH_BYTES], path[FILE_PATH_BYTES + 256];
+    snprintf(folder, sizeof folder, "%s/ckpt", run_dir);
+    DIR *dir = opendir(folder);
+    if (!dir && errno == ENOENT) return OK;
+    if (!dir) FAIL(ERR_RUNTIME, "%s: %s", folder, strerror(errno));
+    Status status = OK;
+    for (struct dirent *entry; status == OK && (entry = readdir(dir));) {
+        if (!strcmp(entry->d_name, ".") || !strcmp(entry->d_name, "..")) continue;
+        snprintf(path, sizeof path, "%s/%s", folder, entry->d_name);
+        status = visit(context, path, entry->d_name);
+    }
+    closedir(dir);
+    return status;
+}
+
+static Status note_step(void *context, const char *path, const char *name) {
+    (void)path;
+    StepList *list = context;
+    int64_t step;
+    if (!parse_step(name, &step)) return OK;
+    list->step = realloc(list->step, (size_t)(list->count + 1) * sizeof *list->step);
+    REQUIRE(list->step, "out of memory: %d checkpoints", list->count);
+    list->step[list->count++] = step;
+    return OK;
+}
+
+Status folder_steps(const char *run_dir, StepList *out) {
+    *out = (StepList){0};
+    Status status = each_entry(run_dir, note_step, out);
+    if (out->count) qsort(out->step, (size_t)out->count, sizeof *out->step, step_order);
+    return status;
+}
+
+static Status read_at_step(Manifest *m, const char *dir, int64_t step) {
+    TRY(manifest_read(m, dir));
+    int64_t found = m->step;
+    if (found == step) return OK;
+    manifest_free(m);
+    FAIL(ERR_DATA, "%s: holds step %ld", dir, (long)found);
+}
+
+Status checkpoint_find(const char *run_dir, int64_t at_most, int64_t *step, char *dir, size_t dir_size) {
+    StepList list;
+    *step = -1;
+    TRY(folder_steps(run_dir, &list));
+    for (int i = list.count - 1; i >= 0 && *step < 0; i--) {
+        if (at_most >= 0 && list.step[i] > at_most) continue;
+        Manifest m;
+        folder_step_path(run_dir, list.step[i], dir, dir_size);
+        if (read_at_step(&m, dir, list.step[i]) == OK) {
+            *step = list.step[i];
+            manifest_free(&m);
+        } else
+            log_rank(LOG_WARN, "%s; passed over: floe ckpt verify %s", status_text(), dir);
+    }
+    free(list.step);
+    return OK;
+}
+
+// ---- appearing
+
+Status folder_prepare(const char *run_dir, int64_t step, char *tmp, size_t size) {
+    char folder[FILE_PATH_BYTES];
+    snprintf(folder, sizeof folder, "%s/ckpt", run_dir);
+    int length = snprintf(tmp, size, "%s/.tmp-step-%09lld.%lx-%lx", folder, (long long)step, (long)getpid(),
+                          (long)time(NULL));
+    if (length < 0 || (size_t)length >= size) FAIL(ERR_CONFIG, "%.80s…: the path is too long", run_dir);
+    TRY(file_remove_tree(tmp));
+    TRY(file_make_folders(tmp));
+    return file_sync_folder(run_dir);
+}
+
+// The folder takes its name; what has it already changes places with it at once and goes then.
+static Status take_name(const char *tmp, const char *dir) {
+    int exists;
+    TRY(file_exists(dir, &exists));
+    if (!exists) return file_rename_durable(tmp, dir);
+    TRY(file_exchange_durable(tmp, dir));
+    return file_remove_tree(tmp);
+}
+
+Status folder_commit(const char *tmp, const char *dir, const char *manifest, size_t bytes) {
+    char path[FILE_PATH_BYTES + 32];
+    snprintf(path, sizeof path, "%s/" CHECKPOINT_MANIFEST, tmp);
+    TRY(file_write_durable(path, manifest, bytes));
+    TRY(file_sync_folder(tmp));
+    return take_name(tmp, dir);
+}
+
+// ---- going
+
+Status folder_remove(const char *dir) {
+    char trash[FILE_PATH_BYTES];
+    const char *slash = strrchr(dir, '/');
+    REQUIRE(slash, "%s is not a path", dir);
+    snprintf(trash, sizeof trash, "%.*s/.trash-%s.%lx", (int)(slash - dir), dir, slash + 1, (long)getpid());
+    TRY(file_remove_tree(trash));
+    TRY(file_rename_durable(dir, trash));
+    return file_remove_tree(trash);
+}
+
+static Status remove_leftover(void *context, const char *path, const char *name) {
+    (void)context;
+    if (strncmp(name, ".tmp-", 5) && strncmp(name, ".trash-", 7)) return OK;
+    return file_remove_tree(path);
+}
+
+// The newest `keep` whole ones stay, and the permanent ones. What is damaged neither counts nor goes: it may
+// be all that is left of something.
+Status folder_retain(const char *run_dir, int64_t keep) {
+    StepList list;
+    if (keep <= 0) return OK;
+    Status status = folder_steps(run_dir, &list);
+    int64_t kept = 0;
+    for (int i = list.count - 1; status == OK && i >= 0; i--) {
+        char dir[FILE_PATH_BYTES];
+        Manifest m;
+        folder_step_path(run_dir, list.step[i], dir, sizeof dir);
+        if (read_at_step(&m, dir, list.step[i]) != OK) continue;
+        bool permanent = m.permanent;
+        manifest_free(&m);
+        if (kept < keep)
+            kept++;
+        else if (!permanent)
+            status = folder_remove(dir);
+    }
+    free(list.step);
+    return status;
+}
+
+static Status abandon_folder(const char *run_dir, char *path, size_t size) {
+    int exists = 1;
+    for (int i = 0; exists; i++) {
+        int length = snprintf(path, size, "%s/ckpt/abandoned-%lld", run_dir, (long long)time(NULL));
+        if (i) snprintf(path + length, size - (size_t)length, "-%d", i);
+        TRY(file_exists(path, &exists));
+    }
+    return file_make_folders(path);
+}
+
+Status checkpoint_abandon_after(const char *run_dir, int64_t step) {
+    char folder[FILE_PATH_BYTES] = "";
+    StepList list;
+    TRY(each_entry(run_dir, remove_leftover, NULL));
+    Status status = folder_steps(run_dir, &list);
+    // Newest first: a crash in between never leaves a later step behind an earlier gap.
+    for (int i = list.count - 1; status == OK && i >= 0 && list.step[i] > step; i--) {
+        char from[FILE_PATH_BYTES], to[FILE_PATH_BYTES + 32];
+        if (!folder[0]) status = abandon_folder(run_dir, folder, sizeof folder);
+        folder_step_path(run_dir, list.step[i], from, sizeof from);
+        snprintf(to, sizeof to, "%s/step-%09lld", folder, (long long)list.step[i]);
+        if (status == OK) status = file_rename_durable(from, to);
+        if (status == OK) status = file_sync_folder(folder);
+    }
+    free(list.step);
+    return status;
+}

@@ -1,0 +1,147 @@
+// SPDX-License-Identifier: Apache-2.0
+// What the files train/checkpoint_*.c share: the parsed manifest, one data file being made, the folder
+// RUN/ckpt.
+#pragma once
+#include "core/file.h"
+#include "core/hdf5_file.h"
+#include "train/checkpoint.h"
+
+enum { CHECKPOINT_VERSION = 1, CHECKPOINT_NAME_BYTES = 64, STATE_KINDS = 3 };
+#define CHECKPOINT_FORMAT   "floe-checkpoint"
+#define CHECKPOINT_MANIFEST "MANIFEST.json"
+const char *checkpoint_state_name(StateKind kind);    // "master", "m", "v"
+const char *checkpoint_state_dataset(StateKind kind); // "/state/master", …
+
+// ---- the manifest (checkpoint_manifest.c)
+typedef struct { // elements [first, first + count) of a tensor, at [pos, …) of each state dataset of its file
+    int tensor, file;
+    int64_t first, count, pos;
+    uint32_t crc[STATE_KINDS]; // of the values
+} ManifestSegment;
+
+typedef struct {
+    const char *name;
+    int dims;
+    int64_t dim[2];
+    uint32_t crc[STATE_KINDS]; // of the whole tensor
+    int segment, segments;     // its part of the segment list, which is sorted by tensor and first
+} ManifestTensor;
+
+typedef struct {
+    const char *name;
+    int64_t bytes;
+    uint32_t crc;
+    int64_t elements;            // of each state dataset
+    int64_t offset[STATE_KINDS]; // of each state dataset's first byte; −1: compressed
+} ManifestFile;
+
+typedef struct {
+    const char *name;
+    int dims;
+    int64_t dim[2];
+    int file;
+    int64_t offset;
+    uint32_t crc;
+} ManifestBuffer;
+
+typedef struct {
+    char *dir;
+    json_t *json; // what all names point into
+    int64_t step;
+    bool permanent, zlib;
+    int states;             // 1: master alone, 3: with m and v
+    ManifestTensor *tensor; // sorted by checkpoint_name_order
+    ManifestFile *file;
+    ManifestSegment *segment;
+    ManifestBuffer *buffer;
+    int tensors, files, segments, buffers;
+} Manifest;
+
+// Reads and checks everything that can be checked without the data: CRC line, sizes of the files, and that
+// the segments cover every element exactly once. ERR_DATA.
+Status manifest_read(Manifest *out, const char *dir);
+void manifest_free(Manifest *manifest);
+int manifest_find(const Manifest *manifest, const char *tensor); // −1 if there is none
+int checkpoint_name_order(const char *a, const char *b);         // numbers within names compare as numbers
+int64_t checkpoint_elements(int dims, const int64_t dim[]);
+void manifest_path(const Manifest *manifest, int file, char *path, size_t size);
+
+// The manifest's bytes from what all writers say of their files ({"tensors": [[name, [dims]]], "files": […]},
+// as part_write gives them, merged). ERR_RUNTIME where an element would be missing or written twice. Text
+// owned by the caller.
+typedef struct {
+    int64_t step;
+    bool permanent, zlib;
+    int states;
+    const json_t *record;
+    json_t *tensors, *files; // borrowed; tensors are sorted
+} ManifestContent;
+Status manifest_text(const ManifestContent *content, char **text, size_t *bytes);
+
+// ---- one data file (checkpoint_part.c). Snapshot: a copy of some of the state, with its checksums; what
+// comes after works on the copy alone.
+typedef struct {
+    const char *name; // borrowed until part_write has returned
+    int dims;
+    int64_t dim[2];
+    int64_t first, count, pos;
+    uint32_t crc[STATE_KINDS];
+} PartSegment;
+
+typedef struct {
+    int states;
+    int64_t elements, capacity;
+    float *state[STATE_KINDS]; // [capacity] each
+    PartSegment *segment;
+    int segments, segment_capacity;
+    CheckpointBuffer *buffer; // their data is owned
+    int buffers;
+} Part;
+Part part_create(int states, int64_t capacity); // room for `capacity` elements
+void part_free(Part *part);
+void part_clear(Part *part);
+// Makes room for a range of a tensor and returns where its values begin in part->state; the caller fills
+// them, then calls part_seal once for all: checksums.
+int64_t part_add(Part *part, const char *name, int dims, const int64_t dim[], int64_t first, int64_t count);
+void part_seal(Part *part);
+void part_add_buffer(Part *part, const CheckpointBuffer *buffer); // a copy of its data
+typedef struct {
+    const char *dir, *file;
+    int64_t step;
+    bool zlib;
+} PartPlace;
+// Builds the HDF5 file and makes it durable. description: the manifest's entry for it, owned by the caller.
+Status part_write(const Part *part, const PartPlace *place, json_t **description, int64_t *bytes);
+
+// ---- reading from one data file (checkpoint_file.c). Everything handed out has been checked first.
+typedef struct {
+    const Manifest *manifest;
+    int file, fd;
+    Hdf5File *hdf5; // of a compressed file, once it has been checked
+    bool checked;
+} DataFile;
+Status data_file_open(DataFile *out, const Manifest *manifest, int file);
+void data_file_close(DataFile *file);
+Status data_file_check(DataFile *file); // every byte, against size and CRC
+// Values of a segment, without a check of their own; after data_file_check.
+Status data_file_read(DataFile *file, StateKind kind, int64_t pos, int64_t count, float *out);
+// Copies elements [first, first + count) of the segment's tensor into out after checking the whole segment.
+Status data_file_segment(DataFile *file, const ManifestSegment *segment, StateKind kind, int64_t first,
+                         int64_t count, float *out);
+Status data_file_buffer(DataFile *file, const ManifestBuffer *buffer, float *out);
+
+// ---- folders (checkpoint_folder.c)
+typedef struct {
+    int64_t *step;
+    int count;
+} StepList;
+Status folder_steps(const char *run_dir,
+                    StepList *out); // of the folders RUN/ckpt/step-*, ascending; owned by the caller
+void folder_step_path(const char *run_dir, int64_t step, char *path, size_t size);
+Status folder_prepare(const char *run_dir, int64_t step, char *tmp,
+                      size_t size); // makes an empty RUN/ckpt/.tmp-step-…
+// Writes the manifest into tmp, makes all durable, gives the folder its name and removes what stood there. On
+// failure tmp is still there.
+Status folder_commit(const char *tmp, const char *dir, const char *manifest, size_t bytes);
+Status folder_retain(const char *run_dir, int64_t keep);
+Status folder_remove(const char *dir); // renamed first, so that nobody sees half of it

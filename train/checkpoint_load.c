@@ -1,0 +1,242 @@
+// SPDX-License-Identifier: Apache-2.0
+// Loading, by all ranks: what a rank holds is intersected with the manifest's segments, whoever wrote them.
+#include "train/checkpoint_internal.h"
+#include <stdlib.h>
+#include <string.h>
+
+typedef struct { // elements [first, first + count) of a segment's tensor go to slice
+    int segment, slice;
+    int64_t first, count;
+} Copy;
+
+typedef struct {
+    const CheckpointState *state;
+    Manifest manifest;
+    bool weights_only;
+    Copy *copy; // sorted by file
+    int copies, capacity;
+} Load;
+
+// ---- is it this model?
+
+static void shape_text(int dims, const int64_t dim[], char *out, size_t size) {
+    if (dims == 2)
+        snprintf(out, size, "[%ld, %ld]", (long)dim[0], (long)dim[1]);
+    else
+        snprintf(out, size, "[%ld]", (long)dim[0]);
+}
+
+static bool same_shape(int dims, const int64_t dim[], int other_dims, const int64_t other[]) {
+    return dims == other_dims && dim[0] == other[0] && (dims < 2 || dim[1] == other[1]);
+}
+
+// Marks the tensors that this rank has.
+static Status match_tensors(const Load *load, int64_t *marked) {
+    const ParamTable *table = load->state->params;
+    const Manifest *m = &load->manifest;
+    for (int i = 0; i < table->count; i++) {
+        const Param *p = &table->param[i];
+        char here[64], there[64];
+        shape_text(p->dims, p->dim, here, sizeof here);
+        int t = manifest_find(m, p->name);
+        if (t < 0)
+            FAIL(ERR_CONFIG,
+                 "%s: a checkpoint of another model: it has no tensor %s, %s in this one; see floe ckpt "
+                 "inspect",
+                 m->dir, p->name, here);
+        shape_text(m->tensor[t].dims, m->tensor[t].dim, there, sizeof there);
+        if (!same_shape(p->dims, p->dim, m->tensor[t].dims, m->tensor[t].dim))
+            FAIL(ERR_CONFIG,
+                 "%s: a checkpoint of another model: its tensor %s is %s, in this one %s; see floe ckpt "
+                 "inspect",
+                 m->dir, p->name, there, here);
+        marked[t] = 1;
+    }
+    return OK;
+}
+
+// Collective over the world. Every rank finds its own tensors, and together they leave none over.
+static Status match_model(const Load *load, Group *world) {
+    const Manifest *m = &load->manifest;
+    int64_t *marked = calloc((size_t)m->tensors + 1, sizeof *marked);
+    REQUIRE(marked, "out of memory: %d tensors", m->tensors);
+    Status status = group_agree(world, match_tensors(load, marked));
+    if (status == OK) group_max_i64(world, marked, m->tensors);
+    int surplus = 0;
+    while (surplus < m->tensors && marked[surplus]) surplus++;
+    free(marked);
+    TRY(status);
+    if (surplus == m->tensors) return OK;
+    char there[64];
+    shape_text(m->tensor[surplus].dims, m->tensor[surplus].dim, there, sizeof there);
+    FAIL(ERR_CONFIG,
+         "%s: a checkpoint of another model: its tensor %s, %s, is not in this one; see floe ckpt inspect",
+         m->dir, m->tensor[surplus].name, there);
+}
+
+static const ManifestBuffer *find_buffer(const Manifest *m, const char *name) {
+    for (int i = 0; i < m->buffers; i++)
+        if (!strcmp(m->buffer[i].name, name)) return &m->buffer[i];
+    return NULL;
+}
+
+static Status match_buffers(const Load *load) {
+    const Manifest *m = &load->manifest;
+    for (int i = 0; i < load->state->buffers; i++) {
+        const CheckpointBuffer *b = &load->state->buffer[i];
+        const ManifestBuffer *found = find_buffer(m, b->name);
+        char here[64], there[64];
+        shape_text(b->dims, b->dim, here, sizeof here);
+        if (!found && load->weights_only) continue;
+        if (!found)
+            FAIL(ERR_CONFIG, "%s: a checkpoint of another model: it has no buffer %s, %s in this one", m->dir,
+                 b->name, here);
+        shape_text(found->dims, found->dim, there, sizeof there);
+        if (!same_shape(b->dims, b->dim, found->dims, found->dim))
+            FAIL(ERR_CONFIG, "%s: a checkpoint of another model: its buffer %s is %s, in this one %s", m->dir,
+                 b->name, there, here);
+    }
+    return OK;
+}
+
+// ---- which ranges come from where
+
+static void add_copy(Load *load, int slice, int segment) {
+    const ZeroSlice *s = &load->state->held[slice];
+    const ManifestSegment *from = &load->manifest.segment[segment];
+    int64_t first = from->first > s->first ? from->first : s->first;
+    int64_t end = from->first + from->count, slice_end = s->first + s->count;
+    if (end > slice_end) end = slice_end;
+    if (first >= end) return;
+    if (load->copies == load->capacity) {
+        load->capacity = 2 * load->capacity + 64;
+        load->copy = realloc(load->copy, (size_t)load->capacity * sizeof *load->copy);
+        REQUIRE(load->copy, "out of memory: %d ranges", load->capacity);
+    }
+    load->copy[load->copies++] =
+        (Copy){.segment = segment, .slice = slice, .first = first, .count = end - first};
+}
+
+// First segment of the tensor that ends after `first`.
+static int segment_at(const Manifest *m, const ManifestTensor *t, int64_t first) {
+    int low = t->segment, high = t->segment + t->segments;
+    while (low < high) {
+        int middle = (low + high) / 2;
+        if (m->segment[middle].first + m->segment[middle].count <= first)
+            low = middle + 1;
+        else
+            high = middle;
+    }
+    return low;
+}
+
+static int copy_order(const Manifest *m, const Copy *x, const Copy *y) {
+    const ManifestSegment *a = &m->segment[x->segment], *b = &m->segment[y->segment];
+    if (a->file != b->file) return a->file < b->file ? -1 : 1;
+    return (a->pos > b->pos) - (a->pos < b->pos);
+}
+
+static int by_file(const void *x, const void *y, void *manifest) {
+    return copy_order(manifest, x, y);
+}
+
+static void plan_copies(Load *load) {
+    const Manifest *m = &load->manifest;
+    for (int i = 0; i < load->state->held_count; i++) {
+        const ZeroSlice *s = &load->state->held[i];
+        const ManifestTensor *t = &m->tensor[manifest_find(m, load->state->params->param[s->param].name)];
+        for (int k = segment_at(m, t, s->first);
+             k < t->segment + t->segments && m->segment[k].first < s->first + s->count; k++)
+            add_copy(load, i, k);
+    }
+    qsort_r(load->copy, (size_t)load->copies, sizeof *load->copy, by_file, &load->manifest);
+}
+
+// ---- reading
+
+static int states_read(const Load *load) {
+    return load->weights_only ? 1 : STATE_KINDS;
+}
+
+// A file of which a quarter or more is wanted is checked whole; of others, the segments that are read.
+static Status check_file(const Load *load, DataFile *file, int first, int end) {
+    int64_t wanted = 0;
+    for (int i = first; i < end; i++)
+        wanted += 4 * states_read(load) * load->manifest.segment[load->copy[i].segment].count;
+    return 4 * wanted >= load->manifest.file[file->file].bytes ? data_file_check(file) : OK;
+}
+
+static Status read_copies(const Load *load, DataFile *file, int first, int end) {
+    for (int i = first; i < end; i++) {
+        const Copy *c = &load->copy[i];
+        const ZeroSlice *s = &load->state->held[c->slice];
+        float *to[STATE_KINDS] = {s->master, s->m, s->v};
+        for (int k = 0; k < states_read(load); k++)
+            TRY(data_file_segment(file, &load->manifest.segment[c->segment], (StateKind)k, c->first, c->count,
+                                  to[k] + (c->first - s->first)));
+    }
+    return OK;
+}
+
+static Status read_files(const Load *load) {
+    const Manifest *m = &load->manifest;
+    for (int first = 0, end; first < load->copies; first = end) {
+        int number = m->segment[load->copy[first].segment].file;
+        for (end = first; end < load->copies && m->segment[load->copy[end].segment].file == number;) end++;
+        DataFile file;
+        TRY(data_file_open(&file, m, number));
+        Status status = check_file(load, &file, first, end);
+        if (status == OK) status = read_copies(load, &file, first, end);
+        data_file_close(&file);
+        TRY(status);
+    }
+    return OK;
+}
+
+static Status read_buffers(const Load *load) {
+    const Manifest *m = &load->manifest;
+    for (int i = 0; i < load->state->buffers; i++) {
+        const ManifestBuffer *found = find_buffer(m, load->state->buffer[i].name);
+        if (!found) continue;
+        DataFile file;
+        TRY(data_file_open(&file, m, found->file));
+        Status status = data_file_check(&file);
+        if (status == OK) status = data_file_buffer(&file, found, load->state->buffer[i].data);
+        data_file_close(&file);
+        TRY(status);
+    }
+    return OK;
+}
+
+static void clear_moments(const Load *load) {
+    for (int i = 0; i < load->state->held_count; i++) {
+        const ZeroSlice *s = &load->state->held[i];
+        if (s->m) memset(s->m, 0, (size_t)s->count * sizeof(float));
+        if (s->v) memset(s->v, 0, (size_t)s->count * sizeof(float));
+    }
+}
+
+static Status fill(Load *load) {
+    const Manifest *m = &load->manifest;
+    if (!load->weights_only && m->states < STATE_KINDS)
+        FAIL(ERR_CONFIG, "%s: holds weights alone, no optimizer state; start from it with train.init_from",
+             m->dir);
+    TRY(match_buffers(load));
+    plan_copies(load);
+    TRY(read_files(load));
+    if (load->weights_only) clear_moments(load);
+    return read_buffers(load);
+}
+
+Status checkpoint_load(const CheckpointState *state, const char *dir, bool weights_only, json_t **record) {
+    Group *world = mesh_group(state->mesh, AXIS_WORLD);
+    Load load = {.state = state, .weights_only = weights_only};
+    *record = NULL;
+    TRY(group_agree(world, manifest_read(&load.manifest, dir)));
+    Status status = match_model(&load, world);
+    if (status == OK) status = group_agree(world, fill(&load));
+    if (status == OK) *record = json_deep_copy(json_object_get(load.manifest.json, "record"));
+    free(load.copy);
+    manifest_free(&load.manifest);
+    return status;
+}
