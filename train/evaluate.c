@@ -102,7 +102,8 @@ static void take_block(void *context, int rank, const void *data, size_t bytes) 
     Taking *taking = context;
     int64_t sequences = (int64_t)(bytes / sizeof(float)) / taking->seq_len;
     if (sequences > taking->left) sequences = taking->left;
-    if (taking->status == OK) taking->status = taking->task->take(taking->task->context, data, sequences);
+    if (taking->status == OK)
+        taking->status = taking->task->take(taking->task->take_context, data, sequences);
     taking->left -= sequences;
 }
 

@@ -13,7 +13,8 @@ typedef struct {
     void *context;
     Status (*read)(void *context, int source, int64_t i, int32_t *tokens); // (seq_len + 1)
     // NULL, or called on rank 0 with the log-probability of each next token, (sequences, seq_len), in order.
-    Status (*take)(void *context, const float *logprobs, int64_t sequences);
+    Status (*take)(void *take_context, const float *logprobs, int64_t sequences);
+    void *take_context;
 } EvalTask;
 
 typedef struct {
