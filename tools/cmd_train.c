@@ -9,6 +9,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <unistd.h>
 
 static const CliOption train_options[] = {
     {.name = "ranks",
@@ -86,25 +87,28 @@ static Status read_request(RunRequest *out, const CliArgs *args) {
 
 // ---- before any rank starts
 
-// Says nothing where all is well. The configuration's own problems have been printed by config_load.
-static Status check(const RunRequest *request, int ranks, RunConfig **config, ConfigDocument **document,
-                    bool *printed) {
-    Status status = config_load(config, document, request->file, request->files, request->override,
-                                request->overrides, ranks);
-    *printed = status != OK;
-    TRY(status);
+// Opens the data for a look at all that may be wrong with it; its warnings are left to the ranks.
+static Status check_data(const DataConfig *data, bool with_warnings) {
     Loader *loader;
-    TRY(loader_create(&loader, &(*config)->data));
+    if (!with_warnings) log_start(0, LOG_ERROR);
+    Status status = loader_create(&loader, data);
+    log_start(0, LOG_INFO);
+    TRY(status);
     loader_destroy(loader);
     return OK;
 }
 
-static void print_plan(const RunConfig *c, int ranks) {
-    ModelSize size = model_size(&c->model, c->batch.seq_len);
+static ZeroBytes plan_bytes(const RunConfig *c, int ranks) {
     ParamTable params = {0};
     model_describe(&c->model, 0, c->model.experts / c->parallel.ep, &params);
     ZeroBytes bytes = zero_plan_bytes(&params, c->parallel.zero, ranks, c->parallel.ep);
     params_free(&params);
+    return bytes;
+}
+
+static void print_plan(const RunConfig *c, int ranks) {
+    ModelSize size = model_size(&c->model, c->batch.seq_len);
+    ZeroBytes bytes = plan_bytes(c, ranks);
     printf("model     %s params (%s active)\n", short_count((double)size.total).text,
            short_count((double)size.active).text);
     printf("batch     %lld seqs x %lld tok on %d ranks, %lld steps = %s tokens\n",
@@ -114,6 +118,40 @@ static void print_plan(const RunConfig *c, int ranks) {
            short_bytes((double)bytes.weights).text, short_bytes((double)bytes.grads).text,
            short_bytes((double)bytes.optimizer).text, short_bytes((double)bytes.staging).text);
     printf("dry run   nothing was started or written\n");
+    fflush(stdout);
+}
+
+// Whether all ranks' states fit into this machine; ranks on other hosts cannot be judged from here.
+static Status check_fit(const RunConfig *c, int ranks) {
+    if (getenv("FLOE_MPIRUN_ARGS")) return OK;
+    ZeroBytes bytes = plan_bytes(c, ranks);
+    double need = (double)ranks * (double)(bytes.weights + bytes.grads + bytes.optimizer + bytes.staging);
+    double have = (double)sysconf(_SC_PHYS_PAGES) * (double)sysconf(_SC_PAGESIZE);
+    if (need > have)
+        FAIL(ERR_FIT,
+             "weights, gradients and optimizer states of %d ranks take %s, this machine has %s; choose a "
+             "smaller model, "
+             "more parallel.ep, parallel.zero=2, or more machines",
+             ranks, short_bytes(need).text, short_bytes(have).text);
+    return OK;
+}
+
+// The configuration's own problems are printed by config_load: *printed.
+static Status check(const RunRequest *request, int ranks, bool dry, bool *printed) {
+    RunConfig *config;
+    ConfigDocument *document;
+    char path[RUN_PATH_BYTES];
+    Status status = config_load(&config, &document, request->file, request->files, request->override,
+                                request->overrides, ranks);
+    *printed = status != OK;
+    TRY(status);
+    status = run_dir_choose(path, sizeof path, request->run_dir, request->file[request->files - 1]);
+    if (status == OK) status = start_request_check(&request->start, path);
+    if (status == OK) status = check_data(&config->data, dry);
+    if (status == OK && dry) print_plan(config, ranks);
+    if (status == OK) status = check_fit(config, ranks);
+    config_free(config, document);
+    return status;
 }
 
 // argv with "-o RUN" behind the command's name. The array is the caller's.
@@ -148,17 +186,13 @@ static int train_in_ranks(RunRequest *request, const CliArgs *args, int argc, ch
 
 static int train_from_front(RunRequest *request, const CliArgs *args, int argc, char **argv) {
     int ranks = launch_rank_count((int)cli_integer(args, "ranks", 0)), exit_code;
-    RunConfig *config = NULL;
-    ConfigDocument *document = NULL;
     RunFolder folder = {.lock = {-1}};
-    bool printed;
-    Status status = check(request, ranks, &config, &document, &printed);
-    if (status == OK && cli_flag(args, "dry-run")) print_plan(config, ranks);
-    if (config) config_free(config, document);
+    bool dry = cli_flag(args, "dry-run"), printed;
+    Status status = check(request, ranks, dry, &printed);
     if (printed) return status;
-    if (status == OK && cli_flag(args, "dry-run")) return OK;
-    if (status == OK) status = run_folder_open(&folder, request);
+    if (status == OK && !dry) status = run_folder_open(&folder, request);
     if (status != OK) return cli_failure(status);
+    if (dry) return OK;
     setenv(folder_variable, folder.path, 1);
     LaunchOptions launch = {.ranks = ranks,
                             .color = cli_text(args, "color"),
