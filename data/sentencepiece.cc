@@ -105,8 +105,7 @@ char *piece_model_decode(const PieceModel *model, const int32_t *tokens, int64_t
     return nullptr;
 }
 
-char *piece_model_train(const PieceLine *line, int64_t lines, int vocab, int threads, char **model,
-                        int64_t *bytes) {
+char *piece_model_train(const PieceLine *line, int64_t lines, int vocab, char **model, int64_t *bytes) {
     // Text comes back as it went in: no normalisation, spaces kept; bytes stand for what has no piece, line
     // ends too.
     const std::unordered_map<std::string, std::string> settings = {
@@ -124,7 +123,7 @@ char *piece_model_train(const PieceLine *line, int64_t lines, int vocab, int thr
         {"eos_id", "2"},
         {"pad_id", "3"},
         {"max_sentence_length", "1000000"},
-        {"num_threads", std::to_string(threads)},
+        {"num_threads", "4"}, // it is written into the model
         {"minloglevel", "2"},
     };
     Lines input(line, lines);

@@ -25,8 +25,7 @@ typedef struct {
     int64_t bytes;
 } PieceLine;
 // The model file's bytes, owned by the caller.
-char *piece_model_train(const PieceLine *line, int64_t lines, int vocab, int threads, char **model,
-                        int64_t *bytes);
+char *piece_model_train(const PieceLine *line, int64_t lines, int vocab, char **model, int64_t *bytes);
 #ifdef __cplusplus
 }
 #endif

@@ -25,6 +25,6 @@ Status tokenizer_encode(const Tokenizer *tokenizer, const char *text, int64_t by
 char *tokenizer_decode(const Tokenizer *tokenizer, const int32_t *tokens, int64_t count, int64_t *bytes);
 
 // Trains a SentencePiece BPE model of vocab pieces with byte fallback on the text of inputs (as pack reads
-// them) and writes it to path. Ids: 0 unknown, 1 bos, 2 eos, 3 pad, 4 … 259 bytes. Same text, same model, for
-// any number of threads.
-Status tokenizer_train(const char *const input[], int inputs, const char *path, int vocab, int threads);
+// them) and writes it to path. Ids: 0 unknown, 1 bos, 2 eos, 3 pad, 4 … 259 bytes. The same text gives the
+// same file.
+Status tokenizer_train(const char *const input[], int inputs, const char *path, int vocab);

@@ -88,10 +88,10 @@ static Status gather(Sample *sample, TextReader *reader) {
     return OK;
 }
 
-static Status train_on(const Sample *sample, const char *path, int vocab, int threads) {
+static Status train_on(const Sample *sample, const char *path, int vocab) {
     char *model;
     int64_t bytes;
-    char *problem = piece_model_train(sample->line, sample->lines, vocab, threads, &model, &bytes);
+    char *problem = piece_model_train(sample->line, sample->lines, vocab, &model, &bytes);
     if (problem) {
         Status status =
             status_fail(ERR_CONFIG, __FILE__, __LINE__,
@@ -110,14 +110,14 @@ static Status train_on(const Sample *sample, const char *path, int vocab, int th
     return status;
 }
 
-Status tokenizer_train(const char *const input[], int inputs, const char *path, int vocab, int threads) {
+Status tokenizer_train(const char *const input[], int inputs, const char *path, int vocab) {
     if (vocab < LEAST_VOCAB)
         FAIL(ERR_CONFIG, "--vocab %d is too small: 4 special pieces and 256 bytes come first", vocab);
     TextReader *reader;
     Sample sample = {0};
     TRY(text_reader_create(&reader, input, inputs));
     Status status = gather(&sample, reader);
-    if (status == OK) status = train_on(&sample, path, vocab, threads);
+    if (status == OK) status = train_on(&sample, path, vocab);
     text_reader_destroy(reader);
     for (int i = 0; i < sample.texts; i++) free(sample.text[i]);
     free(sample.text);
@@ -127,8 +127,8 @@ Status tokenizer_train(const char *const input[], int inputs, const char *path, 
 
 #else
 
-Status tokenizer_train(const char *const input[], int inputs, const char *path, int vocab, int threads) {
-    (void)input, (void)inputs, (void)vocab, (void)threads;
+Status tokenizer_train(const char *const input[], int inputs, const char *path, int vocab) {
+    (void)input, (void)inputs, (void)vocab;
     FAIL(ERR_CONFIG, "%s: this build has no SentencePiece; install libsentencepiece-dev and build again",
          path);
 }

@@ -8,5 +8,3 @@ int data_list(const CliArgs *args);
 int data_verify(const CliArgs *args);
 int data_sample(const CliArgs *args);
 int data_tokenizer(const CliArgs *args);
-
-int data_threads(const CliArgs *args); // -j N, default the cores this process may use; 0: N is not sensible

@@ -1,10 +1,14 @@
 // SPDX-License-Identifier: Apache-2.0
+#ifndef _GNU_SOURCE
+#define _GNU_SOURCE // sched_getaffinity
+#endif
 // floe data pack, floe data tokenizer
 #include "core/clock.h"
 #include "core/log.h"
 #include "data/pack.h"
 #include "data/tokenizer.h"
 #include "tools/cmd_data.h"
+#include <sched.h>
 #include <stdio.h>
 #include <string.h>
 #include <unistd.h>
@@ -41,10 +45,18 @@ static void draw_progress(void *context, const PackReport *report) {
     fflush(stderr);
 }
 
+enum { MOST_THREADS = 1024 };
+
+static int available_cores(void) {
+    cpu_set_t cores;
+    return sched_getaffinity(0, sizeof cores, &cores) == 0 ? CPU_COUNT(&cores) : 1;
+}
+
 int data_pack(const CliArgs *args) {
     const char *prefix = cli_text(args, "output"), *tokenizer = cli_text(args, "tokenizer");
-    int threads = data_threads(args);
-    if (threads == 0) return ERR_CONFIG;
+    int64_t threads = cli_integer(args, "threads", available_cores());
+    if (threads < 1 || threads > MOST_THREADS)
+        return cli_misuse(args->command, "-j takes 1 to %d", MOST_THREADS);
     if (!prefix) return cli_misuse(args->command, "where to? give -o PREFIX");
     bool terminal = isatty(STDERR_FILENO) == 1;
     Progress progress = {.start = clock_seconds()};
@@ -53,7 +65,7 @@ int data_pack(const CliArgs *args) {
         .inputs = args->arguments,
         .prefix = prefix,
         .tokenizer = tokenizer ? tokenizer : "bytes",
-        .threads = threads,
+        .threads = (int)threads,
         .stop = &interrupted,
         .progress = terminal ? draw_progress : NULL,
         .context = &progress,
@@ -78,13 +90,11 @@ int data_pack(const CliArgs *args) {
 int data_tokenizer(const CliArgs *args) {
     const char *path = cli_text(args, "output");
     int64_t vocab = cli_integer(args, "vocab", 0);
-    int threads = data_threads(args);
-    if (threads == 0) return ERR_CONFIG;
     if (!path) return cli_misuse(args->command, "where to? give -o FILE.model");
     if (vocab < 1 || vocab > INT32_MAX)
         return cli_misuse(args->command, "give --vocab N, the number of pieces");
     double start = clock_seconds();
-    Status status = tokenizer_train(args->argument, args->arguments, path, (int)vocab, threads);
+    Status status = tokenizer_train(args->argument, args->arguments, path, (int)vocab);
     if (status != OK) return cli_failure(status);
     log_rank0(LOG_INFO, "trained %s: %lld pieces in %.1f s; use it as tokenizer sentencepiece:%s", path,
               (long long)vocab, clock_seconds() - start, path);
