@@ -1,10 +1,10 @@
 // SPDX-License-Identifier: Apache-2.0
-// The command line as every subcommand reads it. A command is described by a table, which feeds the parser, --help
-// and shell completion.
+// The command line as every subcommand reads it. A command is described by a table, which feeds the parser,
+// --help and shell completion.
 //
 //     const CliCommand cli_eval[] = {
-//         {.name = "eval", .usage = "RUN|CKPT", .meaning = "loss on held-out text", .option = options, .least = 1, .most = 1},
-//         {0}};
+//         {.name = "eval", .usage = "RUN|CKPT", .meaning = "loss on held-out text", .option = options, .least
+//         = 1, .most = 1}, {0}};
 //     int command_eval(int argc, char **argv) {
 //         CliArgs args;
 //         int exit_code;
@@ -33,18 +33,20 @@ typedef struct {
 } CliOption;
 
 typedef struct {
-    const char *name;  // "train", "data pack"; NULL ends a table
-    const char *usage; // the arguments: "CONFIG… [KEY=VALUE…]"
-    const char *meaning; // one line
-    const char *details; // more lines for --help, or NULL
+    const char *name;        // "train", "data pack"; NULL ends a table
+    const char *usage;       // the arguments: "CONFIG… [KEY=VALUE…]"
+    const char *meaning;     // one line
+    const char *details;     // more lines for --help, or NULL
     const CliOption *option; // or NULL
-    bool config;     // KEY=VALUE, --KEY.KEY=VALUE and --KEY.KEY VALUE are collected as overrides of configuration keys
+    bool config; // KEY=VALUE, --KEY.KEY=VALUE and --KEY.KEY VALUE are collected as overrides of configuration
+                 // keys
     int least, most; // plain arguments; most −1: any number
 } CliCommand;
 
-// The table of every command file; help and completion walk them. A command without parts has one entry before {0}.
-extern const CliCommand cli_train[], cli_config[], cli_data[], cli_ckpt[], cli_eval[], cli_generate[], cli_bench[],
-    cli_doctor[], cli_completion[], cli_version[];
+// The table of every command file; help and completion walk them. A command without parts has one entry
+// before {0}.
+extern const CliCommand cli_train[], cli_config[], cli_data[], cli_ckpt[], cli_eval[], cli_generate[],
+    cli_bench[], cli_doctor[], cli_completion[], cli_version[];
 
 typedef struct {
     const CliCommand *command;
@@ -57,17 +59,17 @@ typedef struct {
     int owned_count;
 } CliArgs;
 
-// argv[0] is skipped. false: help was printed, or what is wrong on stderr; then *exit_code is 0 or 2 and there is nothing
-// to free. Every command also takes -h and --help.
+// argv[0] is skipped. false: help was printed, or what is wrong on stderr; then *exit_code is 0 or 2 and
+// there is nothing to free. Every command also takes -h and --help.
 bool cli_parse(CliArgs *out, int argc, char **argv, const CliCommand *command, int *exit_code);
 void cli_free(CliArgs *args);
-// For commands with parts ("floe data pack …", argv[0] "data", argv[1] "pack"): the entry of the table that argv[1] names;
-// parse argc − 1, argv + 1 with it. NULL like false above.
+// For commands with parts ("floe data pack …", argv[0] "data", argv[1] "pack"): the entry of the table that
+// argv[1] names; parse argc − 1, argv + 1 with it. NULL like false above.
 const CliCommand *cli_choose(int argc, char **argv, const CliCommand table[], int *exit_code);
 
 // Values of options; the option must stand in the command's table.
 bool cli_flag(const CliArgs *args, const char *option);
-const char *cli_text(const CliArgs *args, const char *option);                      // NULL: not given
+const char *cli_text(const CliArgs *args, const char *option); // NULL: not given
 int64_t cli_integer(const CliArgs *args, const char *option, int64_t when_not_given);
 double cli_number(const CliArgs *args, const char *option, double when_not_given);
 
