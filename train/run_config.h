@@ -1,11 +1,12 @@
 // SPDX-License-Identifier: Apache-2.0
-// One run's settings, parsed, checked and resolved to plain numbers. The option table in run_options.c is the one place
-// where keys, types, defaults and meanings stand.
+// One run's settings, parsed, checked and resolved to plain numbers. The option table in run_options.c is the
+// one place where keys, types, defaults and meanings stand.
 #pragma once
 #include "data/data_config.h"
 #include "model/model.h"
 #include "optim/schedule.h"
 #include "optim/zero.h"
+#include <jansson.h>
 
 typedef struct {
     ModelConfig model;
@@ -30,7 +31,7 @@ typedef struct {
     const char *tokenizer; // "bytes" or "sentencepiece:FILE"
     DataConfig data;       // sources, stages (until and ramp in tokens), holdout, seed, vocab, seq_len
     struct {
-        int64_t every, keep; // steps; every 0 = only at the end
+        int64_t every, keep;  // steps; every 0 = only at the end
         const char *compress; // "none" or "zlib"
     } checkpoint;
     struct {
@@ -38,16 +39,23 @@ typedef struct {
     } eval;
 } RunConfig;
 
-// Reads `preset:`, then the files left to right, then FLOE_SET ("a=1;b=2"), then overrides ("optim.lr=3e-4") in order;
-// checks everything that can be checked without a launch and for `ranks` ranks (0: unknown). Every problem is printed to
-// stderr as file:line:col: error: …; ERR_CONFIG then. The strings live as long as the RunConfig.
+// Reads `preset:`, then the files left to right, then FLOE_SET ("a=1;b=2"), then overrides ("optim.lr=3e-4")
+// in order; checks everything that can be checked without a launch and for `ranks` ranks (0: unknown). Every
+// problem is printed to stderr as file:line:col: error: …; ERR_CONFIG then, *out NULL and nothing more to
+// print. A file may also be the name of a preset. Strings and document live as long as the RunConfig;
+// document may be NULL.
 typedef struct ConfigDocument ConfigDocument; // the merged document, with the origin of each value
 Status config_load(RunConfig **out, ConfigDocument **document, const char *const files[], int file_count,
                    const char *const overrides[], int override_count, int ranks);
-// From a resolved document's text, as stored in run folders and checkpoints.
+// From a resolved document's text, as stored in run folders and checkpoints: data need not be there.
 Status config_parse(RunConfig **out, ConfigDocument **document, const char *yaml, const char *name);
-void config_free(RunConfig *config, ConfigDocument *document);
+// Commands that read data call this: a configuration without sources is fine for others (data.sources is 0
+// then). Prints.
+Status config_need_data(const RunConfig *config, const ConfigDocument *document);
+void config_free(RunConfig *config, ConfigDocument *document); // both
 char *config_resolved_yaml(const ConfigDocument *document); // every key with its value; owned by the caller
-char *config_show_yaml(const ConfigDocument *document, bool origin);
+char *config_show_yaml(const ConfigDocument *document,
+                       bool origin);                 // origin: with "# file:line" after each value
+json_t *config_json(const ConfigDocument *document); // the same; owned by the caller
 // The keys as a table: "json", "markdown" or "text", those that start with prefix ("" = all).
 char *config_keys(const char *prefix, const char *format);

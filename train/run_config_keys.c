@@ -1,0 +1,79 @@
+// SPDX-License-Identifier: Apache-2.0
+// The option table as a reader sees it.
+#include "train/run_config.h"
+#include "train/run_options.h"
+#include <jansson.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+// "curriculum.#.mix.*" → "curriculum.N.mix.SOURCE"
+static void key_text(const char *key, char *text, size_t size) {
+    size_t length = 0;
+    for (const char *c = key; *c && length + 7 < size; c++) {
+        if (*c == '#')
+            text[length++] = 'N';
+        else if (*c == '*')
+            length += (size_t)snprintf(text + length, size - length, "SOURCE");
+        else
+            text[length++] = *c;
+    }
+    text[length] = 0;
+}
+
+static const char *type_text(OptionType type) {
+    static const char *const names[] = {"integer", "number", "bool",        "choice", "text", "share",
+                                        "length",  "tokens", "token count", "pair",   "paths"};
+    return names[type];
+}
+
+static json_t *option_json(const Option *option, const char *key, const char *expected) {
+    return json_pack("{s:s, s:s, s:s, s:s?, s:s}", "key", key, "type", type_text(option->type), "values",
+                     expected, "default", option->fallback, "meaning", option->meaning);
+}
+
+static void print_markdown(FILE *out, const Option *option, const char *key, const char *expected) {
+    fprintf(out, "| `%s` | %s | %s%s%s | %s |\n", key, expected, option->fallback ? "`" : "",
+            option->fallback ? option->fallback : "–", option->fallback ? "`" : "", option->meaning);
+}
+
+static void begin_markdown(FILE *out, const char *key, const char *before) {
+    size_t length = strcspn(key, ".");
+    if (before && strncmp(before, key, length) == 0 && (before[length] == '.' || !before[length])) return;
+    fprintf(out, "%s## %.*s\n\n| key | values | default | meaning |\n|---|---|---|---|\n", before ? "\n" : "",
+            (int)length, key);
+}
+
+char *config_keys(const char *prefix, const char *format) {
+    bool json = strcmp(format, "json") == 0, markdown = strcmp(format, "markdown") == 0;
+    char *text = NULL;
+    size_t bytes;
+    FILE *out = open_memstream(&text, &bytes);
+    REQUIRE(out, "out of memory");
+    json_t *array = json_array();
+    const char *before = NULL;
+    for (int i = 0; i < run_options; i++) {
+        const Option *option = &run_option[i];
+        char key[64], expected[200];
+        key_text(option->key, key, sizeof key);
+        option_expectation(option, expected, sizeof expected);
+        if (strncmp(option->key, prefix, strlen(prefix)) && strncmp(key, prefix, strlen(prefix))) continue;
+        if (json) {
+            json_array_append_new(array, option_json(option, key, expected));
+        } else if (markdown) {
+            begin_markdown(out, option->key, before);
+            print_markdown(out, option, key, expected);
+        } else {
+            fprintf(out, "%-30s %-12s %s\n%32s%s\n", key, option->fallback ? option->fallback : "-",
+                    option->meaning, "", expected);
+        }
+        before = option->key;
+    }
+    if (json) {
+        json_dumpf(array, out, JSON_INDENT(2));
+        fputc('\n', out);
+    }
+    json_decref(array);
+    fclose(out);
+    return text;
+}

@@ -1,0 +1,222 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "train/run_options.h"
+#include <float.h>
+#include <stddef.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#define FILLS(member)        (long)offsetof(RunConfig, member), (long)sizeof(((RunConfig *)0)->member)
+#define INTEGER(least, most) OPTION_INTEGER, least, most, NULL
+#define NUMBER(least, most)  OPTION_NUMBER, least, most, NULL
+#define CHOICE(choices)      OPTION_CHOICE, 0, 0, choices
+#define PLAIN(type)          type, 0, 0, NULL
+#define BY_ITSELF            0, 0
+
+enum { INT_MOST = 2147483647 };
+static const double LONG_MOST = 9007199254740992.0; // whole numbers that a double holds
+
+// clang-format off
+const Option run_option[] = {
+    {"preset", PLAIN(OPTION_TEXT), "null", "a named configuration to start from (configs/presets)", BY_ITSELF},
+
+    {"model.arch", CHOICE("arctic"), "arctic", "block: attention, dense FFN in parallel to experts that read the layer's input", FILLS(model.arch)},
+    {"model.layers", INTEGER(1, 4096), "6", "transformer blocks", FILLS(model.layers)},
+    {"model.hidden", INTEGER(1, 1 << 20), "256", "width of the residual stream", FILLS(model.hidden)},
+    {"model.heads", INTEGER(1, 4096), "8", "query heads", FILLS(model.heads)},
+    {"model.kv_heads", INTEGER(1, 4096), "4", "key/value heads; divides heads", FILLS(model.kv_heads)},
+    {"model.head_dim", INTEGER(2, 4096), "32", "width of a head; even", FILLS(model.head_dim)},
+    {"model.vocab", INTEGER(1, INT_MOST), "4096", "token ids", FILLS(model.vocab)},
+    {"model.dense_ffn", INTEGER(1, 1 << 20), "256", "inner width of the dense FFN beside the experts", FILLS(model.dense_ffn)},
+    {"model.experts", INTEGER(0, 4096), "16", "experts of a layer; 0: none", FILLS(model.experts)},
+    {"model.top_k", INTEGER(1, 4096), "2", "experts that a token goes to", FILLS(model.top_k)},
+    {"model.expert_ffn", INTEGER(1, 1 << 20), "176", "inner width of an expert, and of the FFN of layers without experts", FILLS(model.expert_ffn)},
+    {"model.moe_every", INTEGER(1, 4096), "1", "every n-th layer has experts (moe_layer_frequency)", FILLS(model.moe_every)},
+    {"model.rope_theta", NUMBER(DBL_MIN, DBL_MAX), "1.0e4", "base of the rotary position angles", FILLS(model.rope_theta)},
+    {"model.norm_eps", NUMBER(0, 1), "1.0e-5", "added to the mean square in RMSNorm", FILLS(model.norm_eps)},
+    {"model.tie_embeddings", PLAIN(OPTION_BOOL), "false", "one matrix for token embedding and output", FILLS(model.tie_embeddings)},
+    {"model.init_std", NUMBER(0, DBL_MAX), "0.02", "deviation of fresh weights", FILLS(model.init_std)},
+    {"model.router.capacity_factor", NUMBER(0, DBL_MAX), "0", "room of an expert, times the balanced share; 0: no token is dropped", FILLS(model.router.capacity_factor)},
+    {"model.router.min_capacity", INTEGER(0, INT_MOST), "0", "least room of an expert, in tokens", FILLS(model.router.min_capacity)},
+    {"model.router.drop_policy", CHOICE("position|probs"), "position", "who stays in a full expert: first choices in token order, or the most probable", FILLS(model.router.drop_policy)},
+    {"model.router.aux_kind", CHOICE("switch|megablocks|hf|arctic|deepspeed"), "switch", "formula of the balance loss", FILLS(model.router.aux_kind)},
+    {"model.router.aux_scope", CHOICE("sequence|micro_batch|global_batch"), "sequence", "tokens that a balance loss is taken over; sequence does not depend on the layout", FILLS(model.router.aux_scope)},
+    {"model.router.aux_coef", NUMBER(0, DBL_MAX), "1.0e-2", "weight of the balance loss", FILLS(model.router.aux_coef)},
+    {"model.router.z_coef", NUMBER(0, DBL_MAX), "1.0e-3", "weight of the router's z-loss", FILLS(model.router.z_coef)},
+    {"model.router.bias_rate", NUMBER(0, DBL_MAX), "0", "step of the selection bias that balances without a loss; 0: off", FILLS(model.router.bias_rate)},
+    {"model.router.force", CHOICE("none|balanced|one"), "none", "routing for benchmarks and tests: even over all experts, or all tokens to the same ones", FILLS(model.router.force)},
+
+    {"parallel.ep", INTEGER(1, 65536), "1", "ranks that share out one set of experts; divides experts and ranks", FILLS(parallel.ep)},
+    {"parallel.zero", INTEGER(0, 2), "2", "sharded over ranks: 1 optimizer states, 2 gradients too", FILLS(parallel.zero)},
+    {"parallel.overlap", PLAIN(OPTION_BOOL), "true", "exchange tokens while attention, dense FFN and experts compute", FILLS(parallel.overlap)},
+    {"parallel.chunks", INTEGER(1, TIMELINE_CHUNKS), "2", "pieces of a layer's experts, each exchanged by itself", FILLS(parallel.chunks)},
+    {"parallel.recompute", CHOICE("none|moe|layer"), "none", "computed again in backward instead of kept: nothing, the experts' inner values, or the layer", FILLS(parallel.recompute)},
+    {"parallel.expert_rows", NUMBER(0.001, DBL_MAX), "2.0", "room for received rows, times the balanced share; what is beyond travels in further waves", FILLS(parallel.expert_rows)},
+
+    {"batch.sequences", INTEGER(1, LONG_MOST), "16", "sequences of a step over all ranks", FILLS(batch.sequences)},
+    {"batch.seq_len", INTEGER(1, 1 << 24), "256", "tokens of a sequence", FILLS(batch.seq_len)},
+    {"batch.micro", INTEGER(1, INT_MOST), "4", "sequences that a rank computes at once", FILLS(batch.micro)},
+    {"batch.ramp.#.until", PLAIN(OPTION_TOKENS), NULL, "batch-size ramp: in force while fewer tokens have been seen", BY_ITSELF},
+    {"batch.ramp.#.sequences", INTEGER(1, LONG_MOST), NULL, "… with so many sequences a step", BY_ITSELF},
+
+    {"optim.lr", NUMBER(0, DBL_MAX), "1.0e-3", "highest learning rate", FILLS(schedule.peak)},
+    {"optim.final", NUMBER(0, 1), "0.1", "learning rate at the end, as a share of the highest", FILLS(schedule.final_fraction)},
+    {"optim.schedule", CHOICE("constant|cosine|wsd"), "cosine", "course of the learning rate after warm-up", FILLS(schedule.kind)},
+    {"optim.warmup", PLAIN(OPTION_STEPS), "2%", "length of the linear rise at the start", BY_ITSELF},
+    {"optim.decay", PLAIN(OPTION_STEPS), "20%", "length of the linear fall at the end (wsd)", BY_ITSELF},
+    {"optim.betas", PLAIN(OPTION_PAIR), "[0.9, 0.95]", "AdamW's averaging of gradients and of their squares", BY_ITSELF},
+    {"optim.eps", NUMBER(0, 1), "1.0e-8", "AdamW's epsilon", FILLS(adamw.eps)},
+    {"optim.weight_decay", NUMBER(0, DBL_MAX), "0.1", "AdamW's decoupled weight decay; norms have none", FILLS(adamw.weight_decay)},
+    {"optim.decay_embeddings", PLAIN(OPTION_BOOL), "false", "weight decay for the token embedding too", FILLS(adamw.decay_embeddings)},
+    {"optim.clip", NUMBER(0, DBL_MAX), "1.0", "highest gradient norm; 0: no clipping", FILLS(clip)},
+
+    {"train.steps", INTEGER(1, LONG_MOST), "500", "length of the run in steps", FILLS(train.steps)},
+    {"train.tokens", PLAIN(OPTION_COUNT), "null", "length of the run in tokens, instead of steps", BY_ITSELF},
+    {"train.seed", INTEGER(0, LONG_MOST), "1", "seed of fresh weights and of the order of samples", FILLS(train.seed)},
+    {"train.precision", CHOICE("auto|fp32"), "auto", "number format of the computation; auto: fp32 on CPU", BY_ITSELF},
+    {"train.init_from", PLAIN(OPTION_TEXT), "null", "checkpoint whose weights to start from with a fresh optimizer; model keys left out are taken from it", FILLS(train.init_from)},
+
+    {"data.tokenizer", PLAIN(OPTION_TEXT), "bytes", "bytes, or sentencepiece:FILE.model", FILLS(tokenizer)},
+    {"data.holdout", OPTION_SHARE, 0, 1, NULL, "0.5%", "share of each source, its tail, that is never trained on and that evaluation uses", FILLS(data.holdout)},
+    {"data.sources.*.path", PLAIN(OPTION_PATHS), NULL, "token shards without .bin/.idx: a prefix, a list of them, or a glob", BY_ITSELF},
+    {"data.sources.*.valid", PLAIN(OPTION_TEXT), "null", "a shard of its own for evaluation; then nothing of the source is held out", BY_ITSELF},
+
+    {"curriculum.#.until", PLAIN(OPTION_TOKENS), NULL, "tokens seen when the stage ends", BY_ITSELF},
+    {"curriculum.#.mix.*", NUMBER(0, DBL_MAX), NULL, "weight of a source in the stage", BY_ITSELF},
+    {"curriculum.#.ramp", PLAIN(OPTION_TOKENS), "null", "length over which the weights move from the stage before's", BY_ITSELF},
+
+    {"checkpoint.every", PLAIN(OPTION_STEPS), "100", "distance of checkpoints; 0: one at the end only", BY_ITSELF},
+    {"checkpoint.keep", INTEGER(0, LONG_MOST), "3", "newest checkpoints that stay; 0: all", FILLS(checkpoint.keep)},
+    {"checkpoint.compress", CHOICE("none|zlib"), "none", "compression of checkpoints", FILLS(checkpoint.compress)},
+
+    {"eval.every", PLAIN(OPTION_STEPS), "50", "distance of evaluations; 0: one at the end only", BY_ITSELF},
+    {"eval.sequences", INTEGER(0, LONG_MOST), "64", "most held-out sequences of a source in an evaluation", FILLS(eval.sequences)},
+};
+// clang-format on
+const int run_options = sizeof run_option / sizeof *run_option;
+
+const Option *option_find(const char *pattern) {
+    for (int i = 0; i < run_options; i++)
+        if (strcmp(run_option[i].key, pattern) == 0) return &run_option[i];
+    return NULL;
+}
+
+bool option_is_group(const char *pattern) {
+    size_t length = strlen(pattern);
+    for (int i = 0; i < run_options; i++)
+        if (strncmp(run_option[i].key, pattern, length) == 0 && run_option[i].key[length] == '.') return true;
+    return false;
+}
+
+static void range_text(const Option *option, const char *what, char *text, size_t size) {
+    double most = option->type == OPTION_INTEGER ? INT_MOST : 1e300;
+    bool open = option->least == DBL_MIN || option->least == 0.001; // above 0, however little
+    if (option->most >= most)
+        snprintf(text, size, open ? "%s above 0" : "%s, at least %.0f", what, option->least);
+    else
+        snprintf(text, size, "%s from %.0f to %.0f", what, option->least, option->most);
+}
+
+void option_expectation(const Option *option, char *text, size_t size) {
+    switch (option->type) {
+    case OPTION_INTEGER:
+        range_text(option, "a whole number", text, size);
+        break;
+    case OPTION_NUMBER:
+        range_text(option, "a number", text, size);
+        break;
+    case OPTION_BOOL:
+        snprintf(text, size, "true or false");
+        break;
+    case OPTION_TEXT:
+        snprintf(text, size, "a text or null");
+        break;
+    case OPTION_SHARE:
+        snprintf(text, size, "a share from 0 to below 1, like 0.005 or 0.5%%");
+        break;
+    case OPTION_STEPS:
+        snprintf(text, size, "a length: steps (500), tokens (2e6tok) or a percent of the run (2%%)");
+        break;
+    case OPTION_TOKENS:
+        snprintf(text, size, "tokens (1.0e12) or a percent of the run (30%%)");
+        break;
+    case OPTION_COUNT:
+        snprintf(text, size, "tokens (1.0e12) or null");
+        break;
+    case OPTION_PAIR:
+        snprintf(text, size, "two numbers from 0 to below 1, like [0.9, 0.95]");
+        break;
+    case OPTION_PATHS:
+        snprintf(text, size, "a text or a list of texts");
+        break;
+    case OPTION_CHOICE: {
+        int length = snprintf(text, size, strchr(option->choices, '|') ? "one of " : "");
+        for (const char *c = option->choices; *c && (size_t)length + 3 < size; c++) {
+            if (*c == '|') text[length++] = ',';
+            text[length++] = *c == '|' ? ' ' : *c;
+        }
+        text[length] = 0;
+    }
+    }
+}
+
+// ---- suggestions
+
+static int distance(const char *a, const char *b) { // Levenshtein
+    int row[64], n = (int)strlen(b);
+    if (n > 62) return 64;
+    for (int j = 0; j <= n; j++) row[j] = j;
+    for (int i = 1; a[i - 1]; i++) {
+        int diagonal = row[0];
+        row[0] = i;
+        for (int j = 1; j <= n; j++) {
+            int change = diagonal + (a[i - 1] != b[j - 1]),
+                least = row[j] < row[j - 1] ? row[j] + 1 : row[j - 1] + 1;
+            diagonal = row[j];
+            row[j] = change < least ? change : least;
+        }
+    }
+    return row[n];
+}
+
+const char *word_nearest(const char *word, const char *const names[], int count) {
+    const char *nearest = NULL;
+    int length = (int)strlen(word), least = length < 3 ? 2 : 2 + length / 4; // distances below this count
+    for (int i = 0; i < count; i++) {
+        int d = distance(word, names[i]);
+        if (d >= least || d >= length) continue;
+        least = d;
+        nearest = names[i];
+    }
+    return nearest;
+}
+
+bool option_suggestion(const char *group, const char *name, char *text, size_t size) {
+    enum { MOST = 128, PART = 32 };
+    const char *own[MOST], *last[MOST];
+    char parts[MOST][PART];
+    int owns = 0;
+    size_t length = strlen(group);
+    REQUIRE(run_options <= MOST, "%d options; raise MOST", run_options);
+    for (int i = 0; i < run_options; i++) {
+        const char *key = run_option[i].key, *dot = strrchr(key, '.');
+        last[i] = dot ? dot + 1 : key;
+        if (strncmp(key, group, length) || (length && key[length] != '.')) continue;
+        const char *rest = key + length + (length > 0);
+        snprintf(parts[owns], PART, "%.*s", (int)strcspn(rest, "."), rest);
+        own[owns] = parts[owns];
+        owns++;
+    }
+    const char *nearest = word_nearest(name, own, owns);
+    if (nearest) {
+        snprintf(text, size, "%s", nearest);
+        return true;
+    }
+    nearest = word_nearest(name, last, run_options);
+    for (int i = 0; nearest && i < run_options; i++) {
+        if (last[i] != nearest) continue;
+        snprintf(text, size, "%s", run_option[i].key);
+        return true;
+    }
+    return false;
+}
