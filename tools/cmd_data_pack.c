@@ -83,7 +83,7 @@ int data_pack(const CliArgs *args) {
               "packed %s: %lld tokens in %lld documents, from %.1f MB in %lld files, in %.1f s (%.1f MB/s)",
               prefix, (long long)report.tokens, (long long)report.documents, 1e-6 * (double)report.bytes,
               (long long)report.files, seconds, 1e-6 * (double)report.bytes / (seconds + 1e-9));
-    if (report.skipped > 0) log_rank0(LOG_WARN, "%lld files were passed over", (long long)report.skipped);
+    if (report.skipped > 0) log_rank0(LOG_WARN, "files passed over: %lld", (long long)report.skipped);
     return OK;
 }
 
