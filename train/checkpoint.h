@@ -33,7 +33,7 @@ typedef struct {
     bool zlib;
     int64_t keep;       // newest ones that stay; 0 = all
     bool permanent;     // the first at or after a stage switch: never removed by keep
-    int64_t part_bytes; // largest file; 0 = 4 GiB
+    int64_t part_bytes; // largest file, about; 0 = 1 GiB; a save needs twice this of memory
 } CheckpointOptions;
 
 // Writes RUN/ckpt/step-%09d: visible only when whole and durable. record: run facts that the manifest keeps
@@ -73,3 +73,6 @@ CheckpointTensor checkpoint_reader_tensor(const CheckpointReader *reader, int in
 typedef enum { STATE_MASTER, STATE_M, STATE_V } StateKind;
 Status checkpoint_reader_read(CheckpointReader *reader, int index, StateKind kind, int64_t first,
                               int64_t count, float *out);
+int checkpoint_reader_buffers(const CheckpointReader *reader);
+CheckpointTensor checkpoint_reader_buffer(const CheckpointReader *reader, int index);
+Status checkpoint_reader_read_buffer(CheckpointReader *reader, int index, float *out); // all of it

@@ -66,15 +66,16 @@ int checkpoint_name_order(const char *a, const char *b);         // numbers with
 int64_t checkpoint_elements(int dims, const int64_t dim[]);
 void manifest_path(const Manifest *manifest, int file, char *path, size_t size);
 
-// The manifest's bytes from what all writers say of their files ({"tensors": [[name, [dims]]], "files": […]},
-// as part_write gives them, merged). ERR_RUNTIME where an element would be missing or written twice. Text
-// owned by the caller.
+// The manifest's bytes from what all writers say: the tensors there are, as manifest_tensor gives them, in
+// any order, and the files, as part_write describes them. ERR_RUNTIME where an element would be missing or
+// written twice. Text owned by the caller.
+json_t *manifest_tensor(const char *name, int dims, const int64_t dim[]);
 typedef struct {
     int64_t step;
     bool permanent, zlib;
     int states;
     const json_t *record;
-    json_t *tensors, *files; // borrowed; tensors are sorted
+    json_t *tensors, *files; // borrowed, and changed
 } ManifestContent;
 Status manifest_text(const ManifestContent *content, char **text, size_t *bytes);
 

@@ -5,8 +5,8 @@
 #include <string.h>
 
 typedef struct { // elements [first, first + count) of a segment's tensor go to slice
-    int segment, slice;
-    int64_t first, count;
+    int segment, slice, file;
+    int64_t first, count, pos; // file, pos: where the segment lies
 } Copy;
 
 typedef struct {
@@ -113,8 +113,12 @@ static void add_copy(Load *load, int slice, int segment) {
         load->copy = realloc(load->copy, (size_t)load->capacity * sizeof *load->copy);
         REQUIRE(load->copy, "out of memory: %d ranges", load->capacity);
     }
-    load->copy[load->copies++] =
-        (Copy){.segment = segment, .slice = slice, .first = first, .count = end - first};
+    load->copy[load->copies++] = (Copy){.segment = segment,
+                                        .slice = slice,
+                                        .file = from->file,
+                                        .first = first,
+                                        .count = end - first,
+                                        .pos = from->pos};
 }
 
 // First segment of the tensor that ends after `first`.
@@ -130,14 +134,10 @@ static int segment_at(const Manifest *m, const ManifestTensor *t, int64_t first)
     return low;
 }
 
-static int copy_order(const Manifest *m, const Copy *x, const Copy *y) {
-    const ManifestSegment *a = &m->segment[x->segment], *b = &m->segment[y->segment];
-    if (a->file != b->file) return a->file < b->file ? -1 : 1;
-    return (a->pos > b->pos) - (a->pos < b->pos);
-}
-
-static int by_file(const void *x, const void *y, void *manifest) {
-    return copy_order(manifest, x, y);
+static int copy_order(const void *a, const void *b) {
+    const Copy *x = a, *y = b;
+    if (x->file != y->file) return x->file < y->file ? -1 : 1;
+    return (x->pos > y->pos) - (x->pos < y->pos);
 }
 
 static void plan_copies(Load *load) {
@@ -149,7 +149,7 @@ static void plan_copies(Load *load) {
              k < t->segment + t->segments && m->segment[k].first < s->first + s->count; k++)
             add_copy(load, i, k);
     }
-    qsort_r(load->copy, (size_t)load->copies, sizeof *load->copy, by_file, &load->manifest);
+    if (load->copies) qsort(load->copy, (size_t)load->copies, sizeof *load->copy, copy_order);
 }
 
 // ---- reading
@@ -181,8 +181,8 @@ static Status read_copies(const Load *load, DataFile *file, int first, int end) 
 static Status read_files(const Load *load) {
     const Manifest *m = &load->manifest;
     for (int first = 0, end; first < load->copies; first = end) {
-        int number = m->segment[load->copy[first].segment].file;
-        for (end = first; end < load->copies && m->segment[load->copy[end].segment].file == number;) end++;
+        int number = load->copy[first].file;
+        for (end = first; end < load->copies && load->copy[end].file == number;) end++;
         DataFile file;
         TRY(data_file_open(&file, m, number));
         Status status = check_file(load, &file, first, end);

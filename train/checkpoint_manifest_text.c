@@ -12,6 +12,29 @@ typedef struct {
     int tensor;
 } Piece;
 
+json_t *manifest_tensor(const char *name, int dims, const int64_t dim[]) {
+    json_t *shape = json_array();
+    for (int d = 0; d < dims; d++) json_array_append_new(shape, json_integer(dim[d]));
+    return json_pack("[s, o]", name, shape);
+}
+
+static int tensor_order(const void *a, const void *b) {
+    json_t *const *x = a, *const *y = b;
+    return checkpoint_name_order(json_string_value(json_array_get(*x, 0)),
+                                 json_string_value(json_array_get(*y, 0)));
+}
+
+static void sort_tensors(json_t *tensors) {
+    size_t count = json_array_size(tensors);
+    json_t **entry = malloc((count + 1) * sizeof *entry);
+    REQUIRE(entry, "out of memory: %zu tensors", count);
+    for (size_t i = 0; i < count; i++) entry[i] = json_incref(json_array_get(tensors, i));
+    qsort(entry, count, sizeof *entry, tensor_order);
+    json_array_clear(tensors);
+    for (size_t i = 0; i < count; i++) json_array_append_new(tensors, entry[i]);
+    free(entry);
+}
+
 static int find_tensor(const json_t *tensors, const char *name) {
     size_t low = 0, high = json_array_size(tensors);
     while (low < high) {
@@ -158,6 +181,7 @@ Status manifest_text(const ManifestContent *content, char **text, size_t *bytes)
     int pieces = 0;
     json_t *digest = json_object();
     *text = NULL;
+    sort_tensors(content->tensors);
     Status status = number_segments(content, &piece, &pieces);
     if (status == OK) status = sum_tensors(content, piece, pieces, digest);
     free(piece);

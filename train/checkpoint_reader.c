@@ -75,3 +75,18 @@ Status checkpoint_reader_read(CheckpointReader *r, int index, StateKind kind, in
     }
     return OK;
 }
+
+int checkpoint_reader_buffers(const CheckpointReader *r) {
+    return r->manifest.buffers;
+}
+
+CheckpointTensor checkpoint_reader_buffer(const CheckpointReader *r, int index) {
+    const ManifestBuffer *b = &r->manifest.buffer[index];
+    return (CheckpointTensor){.name = b->name, .dims = b->dims, .dim = {b->dim[0], b->dim[1]}};
+}
+
+Status checkpoint_reader_read_buffer(CheckpointReader *r, int index, float *out) {
+    const ManifestBuffer *b = &r->manifest.buffer[index];
+    TRY(turn_to(r, b->file));
+    return data_file_buffer(&r->file, b, out);
+}

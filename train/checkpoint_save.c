@@ -95,23 +95,6 @@ static void take_description(void *context, int rank, const void *data, size_t b
     json_decref(message);
 }
 
-static int tensor_order(const void *a, const void *b) {
-    json_t *const *x = a, *const *y = b;
-    return checkpoint_name_order(json_string_value(json_array_get(*x, 0)),
-                                 json_string_value(json_array_get(*y, 0)));
-}
-
-static void sort_tensors(json_t *tensors) {
-    size_t count = json_array_size(tensors);
-    json_t **entry = malloc((count + 1) * sizeof *entry);
-    REQUIRE(entry, "out of memory: %zu tensors", count);
-    for (size_t i = 0; i < count; i++) entry[i] = json_incref(json_array_get(tensors, i));
-    qsort(entry, count, sizeof *entry, tensor_order);
-    json_array_clear(tensors);
-    for (size_t i = 0; i < count; i++) json_array_append_new(tensors, entry[i]);
-    free(entry);
-}
-
 // Every tensor is named once over all ranks: dense ones by rank 0, experts by the first expert group.
 static json_t *describe_tensors(const Save *save) {
     json_t *list = json_array();
@@ -120,9 +103,7 @@ static json_t *describe_tensors(const Save *save) {
     for (int i = 0; i < table->count; i++) {
         const Param *p = &table->param[i];
         if (table->group[p->group].expert ? rank >= ep : rank > 0) continue;
-        json_t *shape = json_array();
-        for (int d = 0; d < p->dims; d++) json_array_append_new(shape, json_integer(p->dim[d]));
-        json_array_append_new(list, json_pack("[s, o]", p->name, shape));
+        json_array_append_new(list, manifest_tensor(p->name, p->dims, p->dim));
     }
     return list;
 }
@@ -138,7 +119,6 @@ static void gather(const Save *save, Gathered *all) {
 
 static Status commit(const Save *save, const Gathered *all, const json_t *record, const char *run_dir) {
     if (all->malformed) FAIL(ERR_RUNTIME, "checkpoint: a rank's description of its files is malformed");
-    sort_tensors(all->tensors);
     ManifestContent content = {.step = save->step,
                                .permanent = save->options->permanent,
                                .zlib = save->options->zlib,

@@ -1,0 +1,154 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "tools/cmd_ckpt.h"
+#include "core/file.h"
+#include "tools/commands.h"
+#include "train/checkpoint.h"
+#include "train/format.h"
+#include "train/hf_import.h"
+#include <dirent.h>
+#include <errno.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/stat.h>
+
+static const CliOption json_options[] = {{.name = "json", .kind = CLI_FLAG, .meaning = "prints JSON"}, {0}};
+static const CliOption import_options[] = {{.name = "output",
+                                            .letter = 'o',
+                                            .kind = CLI_TEXT,
+                                            .argument = "CKPT",
+                                            .meaning = "the new checkpoint's folder"},
+                                           {0}};
+
+const CliCommand cli_ckpt[] = {
+    {.name = "ckpt ls",
+     .usage = "RUN|DIR…",
+     .meaning = "lists checkpoints: step, tokens, size",
+     .option = json_options,
+     .least = 1,
+     .most = -1},
+    {.name = "ckpt inspect",
+     .usage = "CKPT|RUN[@STEP]",
+     .meaning = "prints a checkpoint's facts, configuration and tensors",
+     .option = json_options,
+     .least = 1,
+     .most = 1},
+    {.name = "ckpt verify",
+     .usage = "CKPT|RUN…",
+     .meaning = "re-reads every byte; exit code 4 where one is not as it was written",
+     .least = 1,
+     .most = -1},
+    {.name = "ckpt diff",
+     .usage = "A B",
+     .meaning = "compares two checkpoints value by value; exit code 1 where they differ",
+     .details = "A and B: a checkpoint's folder, a run (its newest checkpoint) or RUN@STEP. For each tensor "
+                "that is not\n"
+                "bit-equal, the number of values that differ and the largest difference are printed.",
+     .option = json_options,
+     .least = 2,
+     .most = 2},
+    {.name = "ckpt import",
+     .usage = "HF_DIR -o CKPT",
+     .meaning = "makes a checkpoint of weights from an Arctic model's Hugging Face folder",
+     .details = "HF_DIR holds config.json and model.safetensors, or its shards and "
+                "model.safetensors.index.json, in F32,\n"
+                "BF16 or F16. Shape and mathematics are taken; what is ignored is printed. Train from the "
+                "result with\n"
+                "train.init_from=CKPT, or use it with floe eval and floe generate.",
+     .option = import_options,
+     .least = 1,
+     .most = 1},
+    {0}};
+
+int command_ckpt(int argc, char **argv) {
+    static int (*const part[])(const CliArgs *) = {ckpt_list, ckpt_inspect, ckpt_verify, ckpt_diff,
+                                                   ckpt_import};
+    CliArgs args;
+    int exit_code;
+    const CliCommand *command = cli_choose(argc, argv, cli_ckpt, &exit_code);
+    if (!command || !cli_parse(&args, argc - 1, argv + 1, command, &exit_code)) return exit_code;
+    exit_code = part[command - cli_ckpt](&args);
+    cli_free(&args);
+    return exit_code;
+}
+
+int ckpt_import(const CliArgs *args) {
+    const char *dir = cli_text(args, "output");
+    HfImportReport report;
+    if (!dir) return cli_misuse(args->command, "-o CKPT is missing");
+    Status status = hf_import(args->argument[0], dir, 0, &report);
+    if (status != OK) return cli_failure(status);
+    printf("%s: %lld tensors, %s parameters, %s\n", dir, (long long)report.tensors,
+           short_count((double)report.parameters).text, short_bytes((double)report.bytes).text);
+    return OK;
+}
+
+// ---- which checkpoints there are
+
+enum { DEEPEST = 4 }; // runs/NAME/ckpt/abandoned-…/step-…
+
+static void add(CkptList *list, const char *dir) {
+    list->dir = realloc(list->dir, (size_t)(list->count + 1) * sizeof *list->dir);
+    REQUIRE(list->dir && (list->dir[list->count] = strdup(dir)), "out of memory: %d checkpoints",
+            list->count);
+    list->count++;
+}
+
+// A folder with a manifest, or one whose name says that it should have one.
+static Status is_checkpoint(const char *path, bool *is) {
+    char manifest[FILE_PATH_BYTES];
+    const char *slash = strrchr(path, '/'), *name = slash ? slash + 1 : path;
+    int exists;
+    snprintf(manifest, sizeof manifest, "%s/MANIFEST.json", path);
+    TRY(file_exists(manifest, &exists));
+    *is = exists || (!strncmp(name, "step-", 5) && strspn(name + 5, "0123456789") == strlen(name + 5));
+    return OK;
+}
+
+static Status collect(const char *path, bool abandoned, int depth, CkptList *list) {
+    bool is = false;
+    TRY(is_checkpoint(path, &is));
+    if (is) {
+        add(list, path);
+        return OK;
+    }
+    DIR *folder = opendir(path);
+    if (!folder) FAIL(ERR_CONFIG, "%s: %s", path, strerror(errno));
+    Status status = OK;
+    for (struct dirent *entry; status == OK && depth < DEEPEST && (entry = readdir(folder));) {
+        char child[FILE_PATH_BYTES];
+        struct stat info;
+        if (entry->d_name[0] == '.' || (!abandoned && !strncmp(entry->d_name, "abandoned-", 10))) continue;
+        if (snprintf(child, sizeof child, "%s/%s", path, entry->d_name) >= (int)sizeof child) continue;
+        if (lstat(child, &info) == 0 && S_ISDIR(info.st_mode))
+            status = collect(child, abandoned, depth + 1, list);
+    }
+    closedir(folder);
+    return status;
+}
+
+static int dir_order(const void *a, const void *b) {
+    return strcmp(*(char *const *)a, *(char *const *)b);
+}
+
+Status ckpt_collect(const char *path, bool abandoned, CkptList *out) {
+    char plain[FILE_PATH_BYTES];
+    size_t length = strlen(path);
+    while (length > 1 && path[length - 1] == '/') length--;
+    snprintf(plain, sizeof plain, "%.*s", (int)length, path);
+    *out = (CkptList){0};
+    Status status = collect(plain, abandoned, 0, out);
+    if (status == OK && out->count == 0)
+        status = status_fail(ERR_CONFIG, __FILE__, __LINE__, "%s: is no checkpoint and holds none", path);
+    if (status != OK)
+        ckpt_list_free(out);
+    else
+        qsort(out->dir, (size_t)out->count, sizeof *out->dir, dir_order);
+    return status;
+}
+
+void ckpt_list_free(CkptList *list) {
+    for (int i = 0; i < list->count; i++) free(list->dir[i]);
+    free(list->dir);
+    *list = (CkptList){0};
+}

@@ -1,0 +1,19 @@
+// SPDX-License-Identifier: Apache-2.0
+// The parts of floe ckpt.
+#pragma once
+#include "tools/cli.h"
+
+int ckpt_list(const CliArgs *args);
+int ckpt_inspect(const CliArgs *args);
+int ckpt_verify(const CliArgs *args);
+int ckpt_diff(const CliArgs *args);
+int ckpt_import(const CliArgs *args);
+
+// Folders of checkpoints at or below a path, in order of their names with numbers as numbers.
+typedef struct {
+    char **dir;
+    int count;
+} CkptList;
+// abandoned: those of ckpt/abandoned-… too. ERR_CONFIG where there is none.
+Status ckpt_collect(const char *path, bool abandoned, CkptList *out);
+void ckpt_list_free(CkptList *list);
