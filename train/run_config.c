@@ -33,6 +33,7 @@ static void owner_free(ConfigOwner *owner) {
 static Status resolve(ConfigOwner *owner, int ranks) {
     ConfigDocument *document = owner->document;
     config_walk(document);
+    if (document->incomplete) return problems_print(document);
     config_merge_checkpoint(document);
     for (int i = 0; i < run_options; i++)
         if (run_option[i].size)
@@ -68,6 +69,7 @@ Status config_parse(RunConfig **out, ConfigDocument **document, const char *yaml
     YamlNode *tree = NULL;
     if (yaml_parse(&tree, yaml, strlen(yaml), document_keep_name(owner->document, name)) != OK) {
         problem_add_message(owner->document, status_text());
+        owner->document->incomplete = true;
     } else {
         yaml_free(owner->document->root);
         owner->document->root = tree;

@@ -17,7 +17,8 @@ struct ConfigDocument {
     int problems;
     char **bad; // keys whose values have a problem already
     int bads;
-    bool stored; // parsed from a run's own copy: data need not be there
+    bool stored;     // parsed from a run's own copy: data need not be there
+    bool incomplete; // a file or preset could not be read: what follows from its absence is not said
 };
 
 // ---- run_config_values.c: texts of values

@@ -84,23 +84,20 @@ static int preset_names(char *names[PRESETS_MOST]) { // sorted, owned by the cal
     return count;
 }
 
-static void unknown_preset(ConfigDocument *document, const YamlNode *name) {
-    char *names[PRESETS_MOST], list[1024] = "";
+// "; did you mean 'tiny'?" or "; presets: bench-mid, tiny"
+static void preset_advice(const char *name, char *text, size_t size) {
+    char *names[PRESETS_MOST];
     int count = preset_names(names);
+    const char *nearest = word_nearest(name, (const char *const *)names, count);
     size_t length = 0;
-    for (int i = 0; i < count && length < sizeof list; i++)
-        length += (size_t)snprintf(list + length, sizeof list - length, "%s%s", i ? ", " : "", names[i]);
-    const char *nearest = word_nearest(name->text, (const char *const *)names, count);
     if (!count)
-        problem_at(document, "preset", name->place,
-                   "there is no preset '%s': no folder of presets was found; set FLOE_PRESETS to it",
-                   name->text);
+        snprintf(text, size, "; no folder of presets was found, set FLOE_PRESETS to it");
     else if (nearest)
-        problem_at(document, "preset", name->place, "there is no preset '%s'; did you mean '%s'?", name->text,
-                   nearest);
+        snprintf(text, size, "; did you mean '%s'?", nearest);
     else
-        problem_at(document, "preset", name->place, "there is no preset '%s'; there are: %s", name->text,
-                   list);
+        for (int i = 0; i < count && length < size; i++)
+            length +=
+                (size_t)snprintf(text + length, size - length, "%s%s", i ? ", " : "; presets: ", names[i]);
     for (int i = 0; i < count; i++) free(names[i]);
 }
 
@@ -110,26 +107,28 @@ static YamlNode *load(ConfigDocument *document, const char *path) {
     YamlNode *tree = NULL;
     const char *name = document_keep_name(document, path);
     if (yaml_load(&tree, name) == OK) return tree;
-    bool placed = strstr(status_text(), ": error: ");
-    if (placed)
-        problem_add_message(document, status_text());
-    else
-        problem_add(document, (YamlPlace){.file = name}, "%s",
-                    status_text() + (strncmp(status_text(), path, strlen(path)) ? 0 : strlen(path) + 2));
+    document->incomplete = true;
+    const char *reason = status_text();
+    if (strstr(reason, ": error: ")) {
+        problem_add_message(document, reason);
+    } else {
+        if (strncmp(reason, path, strlen(path)) == 0) reason += strlen(path) + strlen(": ");
+        problem_add(document, (YamlPlace){.file = name}, "cannot be read: %s", reason);
+    }
     return NULL;
 }
 
 // A file, or else the name of a preset.
 static YamlNode *load_argument(ConfigDocument *document, const char *argument) {
-    char path[FILE_PATH_BYTES];
-    if (access(argument, F_OK) == 0 || !preset_path(argument, path, sizeof path)) {
-        if (access(argument, F_OK) == 0 || strpbrk(argument, "./")) return load(document, argument);
-        YamlPlace place = {.file = document_keep_name(document, "command line")};
-        problem_add(document, place, "'%s' is neither a file nor a preset; presets are in configs/presets",
-                    argument);
+    char path[FILE_PATH_BYTES], advice[1024];
+    if (access(argument, F_OK) == 0 || strpbrk(argument, "./")) return load(document, argument);
+    YamlPlace place = {.file = document_keep_name(document, "command line")};
+    if (!preset_path(argument, path, sizeof path)) {
+        preset_advice(argument, advice, sizeof advice);
+        problem_add(document, place, "'%s' is neither a file nor a preset%s", argument, advice);
+        document->incomplete = true;
         return NULL;
     }
-    YamlPlace place = {.file = document_keep_name(document, argument)};
     YamlNode *tree = yaml_map(place);
     yaml_put(tree, "preset", place, yaml_scalar(argument, false, place));
     return tree;
@@ -225,7 +224,10 @@ static void merge_preset(Layers *layers) {
     if (yaml_is_null(name) || name->kind != YAML_SCALAR) return; // the wrong kind is found with all others
     char path[FILE_PATH_BYTES];
     if (!preset_path(name->text, path, sizeof path)) {
-        unknown_preset(layers->document, name);
+        char advice[1024];
+        preset_advice(name->text, advice, sizeof advice);
+        problem_at(layers->document, "preset", name->place, "there is no preset '%s'%s", name->text, advice);
+        layers->document->incomplete = true;
         return;
     }
     YamlNode *tree = load(layers->document, path);
