@@ -14,6 +14,7 @@
 typedef struct {
     int ranks;                    // 0: launch_default_ranks()
     const char *color, *progress; // auto, always or never; NULL: auto
+    bool nothing_to_save;         // the ranks do not listen to signals: the first one ends them at once
     bool verbose;                 // shows the mpirun command line and what mpirun says
 } LaunchOptions;
 
