@@ -14,7 +14,8 @@ typedef struct {
 } Reader;
 
 static void problem(Reader *r, const char *key, const char *what) {
-    char *value = json_dumps(json_object_get(r->json, key), JSON_ENCODE_ANY | JSON_COMPACT);
+    char *value =
+        json_dumps(json_object_get(r->json, key), JSON_ENCODE_ANY | JSON_COMPACT | JSON_REAL_PRECISION(12));
     log_rank0(LOG_ERROR, "%s: %s = %.200s: %s", r->path, key, value ? value : "(missing)", what);
     free(value);
     r->problems++;
@@ -110,7 +111,7 @@ static void read_keys(Reader *r, ModelConfig *c) {
     c->head_dim = read_size_or(r, "head_dim", 0);
     json_t *kv = take(r, "num_key_value_heads"), *tied = json_object_get(r->json, "tie_word_embeddings");
     c->kv_heads = kv && json_is_null(kv) ? c->heads : kv ? read_size(r, "num_key_value_heads") : 1;
-    if (!c->head_dim && c->hidden % c->heads)
+    if (!c->head_dim && c->hidden % c->heads && !r->problems)
         problem(r, "head_dim", "must be stated: the heads do not divide the width");
     if (!c->head_dim) c->head_dim = c->hidden / c->heads;
     c->tie_embeddings = json_is_true(tied);
