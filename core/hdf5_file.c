@@ -6,6 +6,10 @@
 #include <string.h>
 #include <zlib.h>
 
+void hdf5_library_version(unsigned version[3]) {
+    if (H5get_libversion(&version[0], &version[1], &version[2]) < 0) version[0] = version[1] = version[2] = 0;
+}
+
 enum { CHUNK = 262144, GROWTH = 1 << 20, ALIGNMENT = 4096, MAX_DIMS = 4 };
 
 typedef struct { // owned by the library between create and close, then by us

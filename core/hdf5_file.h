@@ -10,6 +10,8 @@
 extern "C" {
 #endif
 
+void hdf5_library_version(unsigned version[3]);
+
 // ---- writing. Failures are ERR_RUNTIME; after one, hdf5_image_abandon is all that may be called.
 typedef struct Hdf5Image Hdf5Image;
 Status hdf5_image_create(Hdf5Image **out, int64_t expected_bytes);                  // expected: a hint

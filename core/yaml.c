@@ -386,3 +386,7 @@ Status yaml_load(YamlNode **out, const char *path) {
     free(text);
     return status;
 }
+
+const char *yaml_library_version(void) {
+    return fy_library_version();
+}

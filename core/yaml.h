@@ -55,3 +55,4 @@ char *yaml_emit(const YamlNode *root, bool origin);
 // caller.
 json_t *yaml_json(const YamlNode *node);
 bool yaml_equal(const YamlNode *a, const YamlNode *b); // same keys, in any order, with the same text
+const char *yaml_library_version(void);

@@ -155,7 +155,10 @@ static int exit_code_of(const Launch *launch) {
                 WTERMSIG(launch->wait_status), strsignal(WTERMSIG(launch->wait_status)));
         return 128 + WTERMSIG(launch->wait_status);
     }
-    return WEXITSTATUS(launch->wait_status);
+    int code = WEXITSTATUS(launch->wait_status);
+    if (code > 128 && code < 128 + NSIG && !launch->output.rank_spoke) // mpirun does not always say so
+        fprintf(stderr, "error: a rank was ended by signal %d (%s)\n", code - 128, strsignal(code - 128));
+    return code;
 }
 
 static void free_words(char **words) {
