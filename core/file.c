@@ -4,6 +4,7 @@
 #endif
 #include "core/file.h"
 #include "core/crc32c.h"
+#include "core/log.h"
 #include <dirent.h>
 #include <errno.h>
 #include <fcntl.h>
@@ -78,13 +79,18 @@ Status file_rename_durable(const char *from, const char *to) {
         failed = rename(from, to) ? errno : 0;
     }
     if (failed) FAIL(ERR_RUNTIME, "%s: cannot rename to %s: %s", from, to, strerror(failed));
-    return sync_parent(to);
+    Status status = sync_parent(to);
+    if (status != OK && rename(to, from)) log_rank(LOG_WARN, "%s: stays: %s", to, strerror(errno));
+    return status;
 }
 
 Status file_exchange_durable(const char *a, const char *b) {
     if (renameat2(AT_FDCWD, a, AT_FDCWD, b, RENAME_EXCHANGE))
         FAIL(ERR_RUNTIME, "%s: cannot change places with %s: %s", a, b, strerror(errno));
-    return sync_parent(b);
+    Status status = sync_parent(b);
+    if (status != OK && renameat2(AT_FDCWD, a, AT_FDCWD, b, RENAME_EXCHANGE))
+        log_rank(LOG_WARN, "%s: stays: %s", b, strerror(errno));
+    return status;
 }
 
 static Status remove_entries(const char *path) {

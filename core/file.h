@@ -15,9 +15,10 @@ enum { FILE_PATH_BYTES = 4096 };
 // the file exists.
 Status file_write_durable(const char *path, const void *data, size_t bytes);
 Status file_sync_folder(const char *path); // makes the names in a folder durable
-// Renames within a folder and makes that durable. An existing `to` is an error.
+// Renames within a folder and makes that durable. An existing `to` is an error. On failure the names are as
+// before.
 Status file_rename_durable(const char *from, const char *to);
-// Two names of one folder change places at once; durable.
+// Two names of one folder change places at once; durable. On failure they are as before.
 Status file_exchange_durable(const char *a, const char *b);
 Status file_remove_tree(const char *path);  // a file, or a folder with all that it holds; absent: OK
 Status file_make_folders(const char *path); // with its parents

@@ -114,7 +114,8 @@ static Status take_name(const char *tmp, const char *dir) {
     TRY(file_exists(dir, &exists));
     if (!exists) return file_rename_durable(tmp, dir);
     TRY(file_exchange_durable(tmp, dir));
-    return file_remove_tree(tmp);
+    if (file_remove_tree(tmp) != OK) log_rank(LOG_WARN, "%s", status_text());
+    return OK;
 }
 
 Status folder_commit(const char *tmp, const char *dir, const char *manifest, size_t bytes) {

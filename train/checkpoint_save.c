@@ -135,10 +135,15 @@ static Status commit(const Save *save, const Gathered *all, const json_t *record
     return status;
 }
 
-static Status save_files(Save *save, const char *run_dir, double *gather_seconds, const json_t *record) {
+// Collective, like all of it: every rank goes on to the next stage only where every rank is done with the
+// last.
+static Status save_all(Save *save, const char *run_dir, const json_t *record, double *gather_seconds) {
     int root = group_rank(save->world) == 0;
+    Status status = root ? folder_prepare(run_dir, save->step, save->tmp, sizeof save->tmp) : OK;
+    TRY(group_agree(save->world, status));
+    group_broadcast(save->world, 0, save->tmp, sizeof save->tmp);
     Part part = part_create(STATE_KINDS, part_capacity(save, STATE_KINDS));
-    Status status = write_parts(save, &part);
+    status = write_parts(save, &part);
     part_free(&part);
     TRY(group_agree(save->world, status));
     double begun = clock_seconds();
@@ -154,20 +159,19 @@ static Status save_files(Save *save, const char *run_dir, double *gather_seconds
 Status checkpoint_save(const CheckpointState *state, const json_t *record, const char *run_dir, int64_t step,
                        const CheckpointOptions *options, CheckpointReport *report) {
     double begun = clock_seconds();
-    Save save = {
-        .state = state, .options = options, .step = step, .world = mesh_group(state->mesh, AXIS_WORLD)};
+    Save save = {.state = state,
+                 .options = options,
+                 .step = step,
+                 .world = mesh_group(state->mesh, AXIS_WORLD),
+                 .files = json_array()};
     int root = group_rank(save.world) == 0;
-    Status status = root ? folder_prepare(run_dir, step, save.tmp, sizeof save.tmp) : OK;
-    TRY(group_agree(save.world, status));
-    group_broadcast(save.world, 0, save.tmp, sizeof save.tmp);
-    save.files = json_array();
     *report = (CheckpointReport){0};
-    status = save_files(&save, run_dir, &report->gather_seconds, record);
+    Status status = save_all(&save, run_dir, record, &report->gather_seconds);
     json_decref(save.files);
     if (status != OK) {
         char reason[1024];
         snprintf(reason, sizeof reason, "%s", status_text());
-        if (root && file_remove_tree(save.tmp) != OK) log_rank(LOG_WARN, "%s", status_text());
+        if (root && save.tmp[0] && file_remove_tree(save.tmp) != OK) log_rank(LOG_WARN, "%s", status_text());
         FAIL(status, "checkpoint of step %ld was not written, older ones are whole: %s", (long)step, reason);
     }
     if (root && folder_retain(run_dir, options->keep) != OK) log_rank(LOG_WARN, "%s", status_text());
