@@ -229,7 +229,8 @@ static void keep_anchor(Reader *reader, struct fy_token *token, const YamlNode *
 }
 
 static Status read_alias(Reader *reader, YamlNode **out) {
-    YamlPlace place = event_place(reader);
+    YamlPlace place = event_place(reader); // of the name
+    place.column -= place.line > 0;
     size_t length;
     const char *name = fy_token_get_text(reader->event->alias.anchor, &length);
     for (int i = reader->anchors - 1; i >= 0; i--) {

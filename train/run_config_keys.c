@@ -44,6 +44,41 @@ static void begin_markdown(FILE *out, const char *key, const char *before) {
             (int)length, key);
 }
 
+static const char *const introduction =
+    "# Configuration\n"
+    "\n"
+    "Made by `floe config keys --format markdown`; the table behind it is `train/run_options.c`.\n"
+    "\n"
+    "A configuration is YAML. Values come from, later ones winning: the defaults below, `preset: NAME`, the "
+    "files\n"
+    "left to right, the variable `FLOE_SET=\"a=1;b=2\"`, and `KEY=VALUE` on the command line "
+    "(`optim.lr=3e-4`,\n"
+    "`--optim.lr=3e-4` and `--optim.lr 3e-4` are the same; `curriculum.0.until=10%` reaches into a list; "
+    "`KEY=null`\n"
+    "goes back to the default). Maps are merged key by key, lists are replaced. Every problem is reported at "
+    "once,\n"
+    "with its file, line and column. `floe config show CONFIG --origin` shows each value and where it comes "
+    "from.\n"
+    "\n"
+    "Presets are the files of `configs/presets`; `FLOE_PRESETS` names another folder. Where a command takes "
+    "a file, it\n"
+    "also takes the name of a preset: `floe train tiny`.\n"
+    "\n"
+    "A length is a number of steps (`500`, `5 steps`), of tokens (`2e6tok`) or a percent of the run's tokens "
+    "(`2%`).\n"
+    "Where tokens are expected (`until`, `ramp`), a bare number counts tokens: `1.0e12`, `1e12tok`. The run "
+    "has\n"
+    "`train.tokens` tokens, or `train.steps` steps; whichever a later layer gives replaces the other. "
+    "Percents are\n"
+    "exact decimals, rounded down to a token.\n"
+    "\n"
+    "With one source, `curriculum` may be left out: a single stage. The last `until` must reach the end of "
+    "the run.\n"
+    "`parallel.ep` divides `model.experts` and the number of ranks; `batch.sequences` is a multiple of the "
+    "ranks, and a\n"
+    "rank's share a multiple of `batch.micro`.\n"
+    "\n";
+
 char *config_keys(const char *prefix, const char *format) {
     bool json = strcmp(format, "json") == 0, markdown = strcmp(format, "markdown") == 0;
     char *text = NULL;
@@ -52,6 +87,7 @@ char *config_keys(const char *prefix, const char *format) {
     REQUIRE(out, "out of memory");
     json_t *array = json_array();
     const char *before = NULL;
+    if (markdown && !*prefix) fputs(introduction, out);
     for (int i = 0; i < run_options; i++) {
         const Option *option = &run_option[i];
         char key[64], expected[200];
