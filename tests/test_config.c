@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 // Configurations from files, presets, variables and the command line, resolved to numbers; and the text of
 // every problem.
+#include "train/checkpoint_internal.h"
 #include "train/run_config.h"
 #include "train/run_options.h"
 #include <setjmp.h>
@@ -363,7 +364,7 @@ static void test_problems_of_files(void **state) {
     expect_problems(0, WORDS("list.yaml"),
                     "list.yaml:1:1: error: expected keys and values: model: {…}\n"
                     "1 error. Nothing was started. See: floe config keys\n");
-    expect_problem(0, WORDS("tyny"), "'tyny' is neither a file nor a preset; did you mean 'tiny'?");
+    expect_problem(3, WORDS("tyny"), "'tyny' is neither a file nor a preset; did you mean 'tiny'?");
     expect_problem(0, WORDS("preset=x"),
                    "there is no preset 'x'; presets: arctic-480b, bench-mid, bench-small, bench-wide, tiny");
     write_file("both.yaml", "train: {steps: 5, tokens: 1e6}\n");
@@ -455,13 +456,44 @@ static void test_problems_of_data(void **state) {
                    "'a b' cannot be a source's name: only letters, digits, _ and - can be in it");
 }
 
-// ---- train.init_from; the manifest is checked by its own line of CRC, which tests of checkpoints cover
+// ---- train.init_from
 
-static void test_missing_checkpoint(void **state) {
+static void write_checkpoint(const char *dir, const char *config) {
+    json_t *record = json_pack("{s:s}", "config", config), *tensors = json_array(), *files = json_array();
+    ManifestContent content = {.states = 1, .record = record, .tensors = tensors, .files = files};
+    char *text, path[64];
+    size_t bytes;
+    assert_int_equal(manifest_text(&content, &text, &bytes), OK);
+    mkdir(dir, 0700);
+    snprintf(path, sizeof path, "%s/MANIFEST.json", dir);
+    write_file(path, text);
+    free(text);
+    json_decref(record);
+    json_decref(tensors);
+    json_decref(files);
+}
+
+static void test_model_of_a_checkpoint(void **state) {
     (void)state;
-    Loaded loaded;
-    assert_int_equal(load_words(&loaded, 0, WORDS("train.init_from=nowhere")), ERR_CONFIG);
-    assert_non_null(strstr(errors, "command line: error: train.init_from = nowhere: "));
+    write_checkpoint("ck", "model: {layers: 3, hidden: 64, router: {aux_kind: hf}}\noptim: {lr: 5}\n");
+    Loaded l =
+        load(0, WORDS("train.init_from=ck", "model.hidden=64", "model.router.z_coef=0", "model.layers=null"));
+    assert_int_equal(l.config->model.layers, 3);
+    assert_int_equal(l.config->model.router.aux_kind, BALANCE_HF);
+    assert_true(l.config->model.router.z_coef == 0);
+    assert_true(l.config->schedule.peak == 1e-3); // the model's keys alone
+    assert_string_equal(l.config->train.init_from, "ck");
+    char *text = config_show_yaml(l.document, true);
+    assert_non_null(strstr(text, "    layers: 3                               # ck/MANIFEST.json\n"));
+    free(text);
+    drop(l);
+    expect_problem(0, WORDS("train.init_from=ck", "model.hidden=128"),
+                   "model.hidden = 128, but the weights of train.init_from = ck have 64; leave the key out");
+    write_checkpoint("empty", "optim: {lr: 5}\n");
+    expect_problem(0, WORDS("train.init_from=empty"),
+                   "train.init_from = empty: empty/MANIFEST.json holds no configuration of a model");
+    expect_problem(0, WORDS("train.init_from=nowhere"),
+                   "train.init_from = nowhere: nowhere: No such file or directory");
 }
 
 // ---- the table
@@ -506,7 +538,7 @@ int main(void) {
         cmocka_unit_test(test_problems_of_values),
         cmocka_unit_test(test_problems_of_splits),
         cmocka_unit_test(test_problems_of_data),
-        cmocka_unit_test(test_missing_checkpoint),
+        cmocka_unit_test(test_model_of_a_checkpoint),
         cmocka_unit_test(test_table),
     };
     return cmocka_run_group_tests(tests, enter, NULL);
