@@ -201,6 +201,9 @@ static void test_lengths(void **state) {
     write_file("t.yaml", "train: {tokens: 3.5e12}\nbatch: {sequences: 1024, seq_len: 4096}\n");
     l = load(0, WORDS("t.yaml"));
     assert_int_equal(l.config->train.steps, 834466);
+    char *text = config_resolved_yaml(l.document); // can be given as a file again
+    assert_non_null(strstr(text, "    steps: null\n    tokens: 3.5e12\n"));
+    free(text);
     drop(l);
     l = load(0, WORDS("t.yaml", "train.steps=7"));
     assert_int_equal(l.config->train.steps, 7);

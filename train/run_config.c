@@ -97,6 +97,9 @@ Status config_need_data(const RunConfig *config, const ConfigDocument *document)
 
 static YamlNode *resolved_value(const ConfigDocument *document, const Option *option) {
     const YamlNode *given = yaml_get(document->root, option->key);
+    bool by_tokens = !yaml_is_null(yaml_get(document->root, "train.tokens"));
+    if (by_tokens && strcmp(option->key, "train.steps") == 0)
+        return yaml_scalar("null", false, yaml_get(document->root, "train.tokens")->place);
     if (!yaml_is_null(given)) return yaml_copy(given);
     YamlNode *value = NULL;
     Status status = yaml_parse(&value, option->fallback, strlen(option->fallback), "default");
