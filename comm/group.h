@@ -10,7 +10,8 @@ typedef struct Group Group;
 int group_rank(const Group *group);
 int group_size(const Group *group);
 
-// ---- blocking, on host memory; for set-up, control and once-a-step scalars. All are Collective over the group.
+// ---- blocking, on host memory; for set-up, control and once-a-step scalars. All are Collective over the
+// group.
 void group_barrier(Group *group);
 void group_broadcast(Group *group, int root, void *bytes, size_t count);
 // values[i] = Σ over ranks, added in rank order: the same bits on every rank and in every run.
@@ -21,9 +22,10 @@ void group_max_i64(Group *group, int64_t *values, int count);
 void group_xor_u64(Group *group, uint64_t *values, int count);
 // all[r·count …] = rank r's bytes.
 void group_all_gather(Group *group, void *all, const void *own, size_t count);
-// Rank root receives every rank's message (lengths may differ) one after another; take is called on root in rank order.
+// Rank root receives every rank's message (lengths may differ) one after another; take is called on root in
+// rank order.
 void group_gather_each(Group *group, int root, const void *own, size_t bytes,
                        void (*take)(void *context, int rank, const void *data, size_t bytes), void *context);
-// The first rank's failure, on all ranks: returns OK only where every rank passes OK; else the lowest failing rank's
-// status, with its text in status_text() on every rank.
+// The first rank's failure, on all ranks: returns OK only where every rank passes OK; else the lowest failing
+// rank's status, with its text in status_text() on every rank.
 Status group_agree(Group *group, Status status);

@@ -1,0 +1,101 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "comm/mesh.h"
+#include "comm/requests.h"
+#include <stdlib.h>
+
+static void abort_all_ranks(int exit_code) {
+    MPI_Abort(MPI_COMM_WORLD, exit_code);
+}
+
+static bool launched(void) {
+    static const char *const signs[] = {"OMPI_COMM_WORLD_SIZE", "PMIX_RANK", "PMI_RANK"};
+    for (size_t i = 0; i < sizeof signs / sizeof *signs; i++)
+        if (getenv(signs[i])) return true;
+    return false;
+}
+
+static bool running(void) {
+    int started = 0, finished = 0;
+    MPI_Initialized(&started);
+    MPI_Finalized(&finished);
+    return started && !finished;
+}
+
+void comm_start(int *argc, char ***argv) {
+    if (!launched()) return;
+    int provided;
+    MPI(MPI_Init_thread(argc, argv, MPI_THREAD_FUNNELED, &provided));
+    REQUIRE(provided >= MPI_THREAD_FUNNELED, "this MPI gives thread level %d; floe needs MPI_THREAD_FUNNELED",
+            provided);
+    status_set_abort_hook(abort_all_ranks);
+}
+
+void comm_finish(void) {
+    if (running()) MPI_Finalize();
+}
+
+int comm_world_rank(void) {
+    int rank = 0;
+    if (running()) MPI(MPI_Comm_rank(MPI_COMM_WORLD, &rank));
+    return rank;
+}
+
+int comm_world_size(void) {
+    int size = 1;
+    if (running()) MPI(MPI_Comm_size(MPI_COMM_WORLD, &size));
+    return size;
+}
+
+static Mesh *mesh_alone(void) {
+    Mesh *mesh = calloc(1, sizeof *mesh);
+    REQUIRE(mesh, "out of memory: a mesh");
+    for (int axis = 0; axis < AXIS_COUNT; axis++) mesh->group[axis] = (Group){MPI_COMM_NULL, 0, 1};
+    mesh->progress = true;
+    return mesh;
+}
+
+static Group split(int color, int key) {
+    Group group = {.comm = MPI_COMM_NULL};
+    MPI(MPI_Comm_split(MPI_COMM_WORLD, color, key, &group.comm));
+    MPI(MPI_Comm_set_errhandler(group.comm, MPI_ERRORS_RETURN));
+    MPI(MPI_Comm_rank(group.comm, &group.rank));
+    MPI(MPI_Comm_size(group.comm, &group.size));
+    return group;
+}
+
+Status mesh_create_self(Mesh **out) {
+    *out = mesh_alone();
+    return OK;
+}
+
+Status mesh_create(Mesh **out, int expert_parallel) {
+    int world = comm_world_size(), rank = comm_world_rank();
+    if (expert_parallel < 1 || world % expert_parallel)
+        FAIL(ERR_CONFIG, "parallel.ep = %d must divide the %d ranks", expert_parallel, world);
+    Mesh *mesh = mesh_alone();
+    if (world > 1) {
+        mesh->group[AXIS_WORLD] = split(0, rank);
+        mesh->group[AXIS_EXPERT] = split(rank / expert_parallel, rank);
+        mesh->group[AXIS_REPLICA] = split(rank % expert_parallel, rank);
+    }
+    *out = mesh;
+    return OK;
+}
+
+void mesh_destroy(Mesh *mesh) {
+    if (!mesh) return;
+    REQUIRE(!mesh->in_flight, "a mesh is destroyed with messages in flight");
+    for (Request *r = mesh->unused, *next; r; r = next) {
+        next = r->next;
+        free(r->message);
+        free(r->done_index);
+        free(r);
+    }
+    for (int axis = 0; axis < AXIS_COUNT; axis++)
+        if (mesh->group[axis].comm != MPI_COMM_NULL) MPI(MPI_Comm_free(&mesh->group[axis].comm));
+    free(mesh);
+}
+
+Group *mesh_group(const Mesh *mesh, Axis axis) {
+    return (Group *)&mesh->group[axis];
+}
