@@ -18,7 +18,7 @@ static const uint32_t harness_guard_value = 0x5ca1ab1eu;
 
 typedef struct {
     void *memory;
-    size_t words; // of a guarded block, without its guards; 0: not guarded
+    int64_t words; // of a guarded block, without its guards; -1: not guarded
 } HarnessBlock;
 
 static HarnessBlock harness_block[HARNESS_BLOCKS];
@@ -27,7 +27,7 @@ static uint64_t harness_draws;
 static const Kernels *kernels; // the table under test
 static Stream stream;
 
-static void *harness_keep(void *memory, size_t words) {
+static void *harness_keep(void *memory, int64_t words) {
     assert_non_null(memory);
     assert_true(harness_blocks < HARNESS_BLOCKS);
     harness_block[harness_blocks++] = (HarnessBlock){memory, words};
@@ -35,7 +35,7 @@ static void *harness_keep(void *memory, size_t words) {
 }
 
 __attribute__((unused)) static double *doubles(int64_t n) {
-    return harness_keep(calloc((size_t)n + 1, sizeof(double)), 0);
+    return harness_keep(calloc((size_t)n + 1, sizeof(double)), -1);
 }
 
 __attribute__((unused)) static double *doubles_of(Tensor t) {
@@ -52,21 +52,21 @@ static Tensor harness_view(void *data, DType dtype, int64_t rows, int64_t column
 // beyond it.
 __attribute__((unused)) static Tensor input(int64_t rows, int64_t columns, float scale) {
     int64_t n = rows * (columns ? columns : 1);
-    float *data = harness_keep(malloc((size_t)n * sizeof(float)), 0);
+    float *data = harness_keep(malloc((size_t)n * sizeof(float)), -1);
     for (int64_t i = 0; i < n; i++) data[i] = scale * rng_normal(1, 2, harness_draws++);
     return harness_view(data, DTYPE_F32, rows, columns);
 }
 
 __attribute__((unused)) static Tensor input_ints(int64_t rows, int64_t columns, int32_t limit) {
     int64_t n = rows * (columns ? columns : 1);
-    int32_t *data = harness_keep(malloc((size_t)n * sizeof(int32_t)), 0);
+    int32_t *data = harness_keep(malloc((size_t)n * sizeof(int32_t)), -1);
     for (int64_t i = 0; i < n; i++) data[i] = (int32_t)(rng_u64(1, 3, harness_draws++) % (uint64_t)limit);
     return harness_view(data, DTYPE_I32, rows, columns);
 }
 
 static uint32_t *harness_guarded(int64_t n) {
     uint32_t *memory = malloc(((size_t)n + 2 * HARNESS_GUARD) * sizeof *memory);
-    harness_keep(memory, (size_t)n + !n);
+    harness_keep(memory, n);
     for (int64_t i = 0; i < n + 2 * HARNESS_GUARD; i++) memory[i] = harness_guard_value;
     return memory + HARNESS_GUARD;
 }
@@ -94,9 +94,9 @@ __attribute__((unused)) static Tensor output_copy(Tensor from) {
 static void harness_end(void) {
     for (int b = 0; b < harness_blocks; b++) {
         const uint32_t *memory = harness_block[b].memory;
-        size_t words = harness_block[b].words;
-        if (words)
-            for (size_t i = 0; i < HARNESS_GUARD; i++) {
+        int64_t words = harness_block[b].words;
+        if (words >= 0)
+            for (int64_t i = 0; i < HARNESS_GUARD; i++) {
                 assert_int_equal(memory[i], harness_guard_value);
                 assert_int_equal(memory[HARNESS_GUARD + words + i], harness_guard_value);
             }
@@ -113,6 +113,7 @@ static void on_every_isa(void (*test)(void)) {
         __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") && __builtin_cpu_supports("bmi2"),
         __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
             __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512vl")};
+    harness_blocks = 0; // a test that failed leaves its own behind
     stream = stream_create((Device){DEVICE_CPU, 0});
     for (int i = 0; i < HARNESS_ISAS; i++) {
         if (!has[i]) continue;
