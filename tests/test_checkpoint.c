@@ -1,6 +1,10 @@
 // SPDX-License-Identifier: Apache-2.0
 // Saving and loading by one rank, and what damage does. Other layouts: mpi_checkpoint.c, cli_ckpt_worlds.sh.
+#ifndef _GNU_SOURCE
+#define _GNU_SOURCE // memmem
+#endif
 #include "checkpoint_harness.h"
+#include "core/crc32c.h"
 #include "core/file.h"
 #include "core/hdf5_file.h"
 #include <setjmp.h>
@@ -223,6 +227,141 @@ static void swapped_files_are_seen(void **state) {
     assert_int_equal(load(STEP_5, 5, false, NULL), ERR_DATA);
 }
 
+// A load that needs little of a file checks what it reads: damage there is seen, damage elsewhere is not its
+// business.
+static void little_is_read(void **state) {
+    (void)state;
+    ModelConfig config = harness_config();
+    Shards *shards = harness_create(&config, alone);
+    char *data;
+    size_t bytes, count = 61 * 24;
+    harness_fill(shards, 5);
+    assert_int_equal(save_as(shards, 5, (CheckpointOptions){.zlib = false}), OK);
+    assert_int_equal(file_read_all(STEP_5 SHARD, &data, &bytes), OK);
+    assert_string_equal(shards->params.param[shards->held[0].param].name, "embed");
+    char *values = memmem(data, bytes, shards->held[0].m, count * sizeof(float));
+    assert_non_null(values);
+    CheckpointState one = harness_state(shards, alone, mesh);
+    one.held_count = 1;
+    one.buffers = 0;
+    for (int inside = 0; inside < 2; inside++) {
+        char *victim = values + (inside ? 4 * count - 1 : 4 * count + 100000);
+        json_t *found;
+        *victim ^= 1;
+        write_bytes(STEP_5 SHARD, data, bytes);
+        *victim ^= 1;
+        memset(shards->held[0].m, 0, count * sizeof(float));
+        assert_int_equal(checkpoint_load(&one, STEP_5, false, &found), inside ? ERR_DATA : OK);
+        if (inside)
+            assert_non_null(strstr(status_text(), "m of embed, elements 0 to 1464"));
+        else
+            assert_memory_equal(shards->held[0].m, values, count * sizeof(float));
+        json_decref(found);
+    }
+    // Where most of a file is read, all of it is checked: this byte is the library's.
+    json_t *found;
+    data[9] ^= 1;
+    write_bytes(STEP_5 SHARD, data, bytes);
+    one.held_count = shards->held_count;
+    assert_int_equal(checkpoint_load(&one, STEP_5, false, &found), ERR_DATA);
+    free(data);
+    harness_free(shards);
+}
+
+// ---- a manifest whose checksum is right and whose content is not
+
+static void sign_manifest(const json_t *manifest) {
+    char *text = json_dumps(manifest, JSON_COMPACT), line[64];
+    FILE *file = fopen(STEP_5 "/MANIFEST.json", "wb");
+    snprintf(line, sizeof line, "{\"crc32c\":\"%08x\"}\n", crc32c(0, text, strlen(text)));
+    fputs(text, file);
+    fputs(line, file);
+    fclose(file);
+    free(text);
+}
+
+// The place "files/0/segments/3/1" gets the value.
+static void edit(json_t *at, const char *path, const char *value) {
+    char part[64];
+    while (true) {
+        size_t length = strcspn(path, "/");
+        json_t *new_value = path[length] ? NULL : json_loads(value, JSON_DECODE_ANY, NULL);
+        snprintf(part, sizeof part, "%.*s", (int)length, path);
+        if (json_is_array(at) && new_value)
+            assert_int_equal(json_array_set_new(at, (size_t)atoi(part), new_value), 0);
+        else if (new_value)
+            assert_int_equal(json_object_set_new(at, part, new_value), 0);
+        else
+            at = json_is_array(at) ? json_array_get(at, (size_t)atoi(part)) : json_object_get(at, part);
+        if (new_value) return;
+        assert_non_null(at);
+        path += length + 1;
+    }
+}
+
+static void lying_manifests(void **state) {
+    (void)state;
+    static const char *const lies[][2] = {
+        {"files/0/segments/3/0", "100000"},
+        {"files/0/segments/3/0", "-1"},
+        {"files/0/segments/3/0", "\"embed\""},
+        {"files/0/segments/3/0", "2"}, // twice, and another one never
+        {"files/0/segments/3/1", "1"},
+        {"files/0/segments/3/1", "9223372036854775807"},
+        {"files/0/segments/3/2", "9223372036854775807"},
+        {"files/0/segments/3/2", "0"},
+        {"files/0/segments/3/3", "9223372036854775807"},
+        {"files/0/segments/3/3", "1"}, // another tensor's values
+        {"files/0/segments/3/4", "\"0000000g\""},
+        {"files/0/segments/3/4", "7"},
+        {"files/0/segments/3", "{}"},
+        {"files/0/offsets/0", "1000000000"},
+        {"files/0/offsets/0", "-1"},
+        {"files/0/offsets/0", "64"},
+        {"files/0/elements", "1152921504606846976"},
+        {"files/0/bytes", "4611686018427387904"},
+        {"files/0/name", "\"../step-000000005" SHARD "\""},
+        {"files/0/name", "null"},
+        {"files/0/buffers/0/2", "1000000000"},
+        {"files/0/buffers/0/1", "[4294967296,4294967296]"},
+        {"files/0/buffers/0/1", "[]"},
+        {"files", "[]"},
+        {"files", "7"},
+        {"tensors/5/0", "\"embed\""},
+        {"tensors/5/1", "[0]"},
+        {"tensors/5/1", "[1,1,1]"},
+        {"tensors/5/1", "[4294967296,4294967296]"},
+        {"tensors", "[]"},
+        {"states", "[\"master\",\"m\"]"},
+        {"states", "[]"},
+        {"step", "-5"},
+        {"compress", "\"lzma\""},
+        {"format", "\"other\""},
+    };
+    assert_int_equal(save(5, (CheckpointOptions){.zlib = false}), OK);
+    for (size_t i = 0; i < sizeof lies / sizeof *lies; i++) {
+        json_t *manifest;
+        Status status;
+        assert_int_equal(checkpoint_manifest(STEP_5, &manifest), OK);
+        json_t *changed = json_deep_copy(manifest);
+        edit(changed, lies[i][0], lies[i][1]);
+        sign_manifest(changed);
+        status = load(STEP_5, 5, false, NULL);
+        if (status != ERR_DATA) fail_msg("%s = %s: status %d", lies[i][0], lies[i][1], status);
+        assert_int_equal(checkpoint_verify(STEP_5, false), ERR_DATA);
+        sign_manifest(manifest);
+        json_decref(changed);
+        json_decref(manifest);
+    }
+    assert_int_equal(load(STEP_5, 5, false, NULL), OK);
+    json_t *manifest;
+    assert_int_equal(checkpoint_manifest(STEP_5, &manifest), OK);
+    edit(manifest, "version", "2");
+    sign_manifest(manifest);
+    assert_int_equal(load(STEP_5, 5, false, NULL), ERR_CONFIG); // a newer floe's, not damage
+    json_decref(manifest);
+}
+
 // ---- another model
 
 static void assert_other_model(const ModelConfig *config, const char *expected) {
@@ -359,6 +498,8 @@ int main(int argc, char **argv) {
         cmocka_unit_test_setup_teardown(flips_are_seen, start, end),
         cmocka_unit_test_setup_teardown(cut_and_lost_files_are_seen, start, end),
         cmocka_unit_test_setup_teardown(swapped_files_are_seen, start, end),
+        cmocka_unit_test_setup_teardown(little_is_read, start, end),
+        cmocka_unit_test_setup_teardown(lying_manifests, start, end),
         cmocka_unit_test_setup_teardown(another_model_is_refused, start, end),
         cmocka_unit_test_setup_teardown(weights_alone, start, end),
         cmocka_unit_test_setup_teardown(full_disk, start, end),

@@ -200,8 +200,7 @@ static Status read_buffers(const Load *load) {
         if (!found) continue;
         DataFile file;
         TRY(data_file_open(&file, m, found->file));
-        Status status = data_file_check(&file);
-        if (status == OK) status = data_file_buffer(&file, found, load->state->buffer[i].data);
+        Status status = data_file_buffer(&file, found, load->state->buffer[i].data);
         data_file_close(&file);
         TRY(status);
     }
