@@ -393,6 +393,7 @@ static void test_problems_of_values(void **state) {
     expect_problem(0, WORDS("data.holdout=100%"),
                    "data.holdout = 100%: expected a share from 0 to below 1, like 0.005 or 0.5%");
     expect_problem(0, WORDS("train.tokens=1.5"), "train.tokens = 1.5: expected tokens (1.0e12) or null");
+    expect_problem(0, WORDS("train.tokens=0"), "train.tokens = 0: expected tokens (1.0e12) or null");
     expect_problem(0, WORDS("train.tokens=10%"), "train.tokens = 10%: expected tokens (1.0e12) or null");
     expect_problem(0, WORDS("model.top_k=17"), "model.top_k = 17 must not be above model.experts = 16");
     expect_problem(0, WORDS("model.kv_heads=3"), "model.kv_heads = 3 must divide model.heads = 8");
@@ -455,6 +456,9 @@ static void test_problems_of_data(void **state) {
     expect_problem(0, WORDS(TWO, "curriculum={until: 100%, mix: {a: 1}}"),
                    "curriculum = {…}: expected a list: [{…}, {…}]");
     expect_problem(0, WORDS(TWO, "curriculum=[]"), "curriculum has no stage; leave it out or give one");
+    expect_problem(0, WORDS("curriculum=[null]"), "curriculum.0 is empty: expected {…}");
+    expect_problem(0, WORDS("data.sources.*.path=x"),
+                   "'*' cannot be a source's name: only letters, digits, _ and - can be in it");
     expect_problem(0, WORDS("data.sources.a b.path=x"),
                    "'a b' cannot be a source's name: only letters, digits, _ and - can be in it");
 }

@@ -186,8 +186,8 @@ static void walk_map(ConfigDocument *document, const YamlNode *map, const char *
         char below[KEY_BYTES], below_pattern[KEY_BYTES];
         snprintf(below, sizeof below, "%s%s%s", key, dot, value->key);
         snprintf(below_pattern, sizeof below_pattern, "%s%s%s", pattern, dot, value->key);
-        bool wild = false;
-        if (!option_find(below_pattern) && !option_is_group(below_pattern)) {
+        bool wild = strpbrk(value->key, "*#"); // signs of the table, not names
+        if (wild || (!option_find(below_pattern) && !option_is_group(below_pattern))) {
             snprintf(below_pattern, sizeof below_pattern, "%s%s*", pattern, dot);
             wild = true;
         }
@@ -224,7 +224,10 @@ static void walk(ConfigDocument *document, const YamlNode *node, const char *key
     for (int i = 0; list && i < node->count; i++) {
         char item[KEY_BYTES];
         snprintf(item, sizeof item, "%s.%d", key, i);
-        walk(document, node->child[i], item, item_pattern);
+        if (yaml_is_null(node->child[i]))
+            problem_at(document, item, node->child[i]->place, "%s is empty: expected {…}", item);
+        else
+            walk(document, node->child[i], item, item_pattern);
     }
 }
 

@@ -141,7 +141,7 @@ static bool length_fits(const char *text, OptionType type) {
     if (!length_parse(text, type == OPTION_STEPS ? LENGTH_STEPS : LENGTH_TOKENS, &length)) return false;
     if (type == OPTION_COUNT && length.unit != LENGTH_TOKENS) return false;
     if (type == OPTION_TOKENS && length.unit == LENGTH_STEPS) return false;
-    return length_amount(&length, 100, &amount);
+    return length_amount(&length, 100, &amount) && (amount > 0 || type != OPTION_COUNT);
 }
 
 bool value_fits(const Option *option, const YamlNode *value) {

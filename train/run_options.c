@@ -184,7 +184,7 @@ const char *word_nearest(const char *word, const char *const names[], int count)
     int length = (int)strlen(word), least = length < 3 ? 2 : 2 + length / 4; // distances below this count
     for (int i = 0; i < count; i++) {
         int d = distance(word, names[i]);
-        if (d >= least || d >= length) continue;
+        if (d >= least || d >= length || length < 2) continue;
         least = d;
         nearest = names[i];
     }
