@@ -5,7 +5,7 @@
 make_data
 make_config c.yaml 240
 
-expect 0 "$floe" train c.yaml -n 2 -o whole -q
+expect 0 "$floe" train c.yaml -n 2 -o whole -q checkpoint.keep=0
 losses whole >whole.txt
 hashes whole >whole_hashes.txt
 

@@ -5,7 +5,7 @@
 make_data
 make_config c.yaml 60
 
-expect 0 "$floe" train c.yaml -n 2 -o base -q
+expect 0 "$floe" train c.yaml -n 2 -o base -q checkpoint.keep=0
 losses base >base.txt
 cp -r base before
 

@@ -191,7 +191,7 @@ int command_eval(int argc, char **argv) {
     CliArgs args;
     int exit_code;
     if (!cli_parse(&args, argc, argv, cli_eval, &exit_code)) return exit_code;
-    LaunchOptions launch = {.ranks = (int)cli_integer(&args, "ranks", 1)};
+    LaunchOptions launch = {.ranks = (int)cli_integer(&args, "ranks", 1), .nothing_to_save = true};
     if (cli_text(&args, "seq-len") && !cli_text(&args, "data"))
         exit_code =
             cli_misuse(cli_eval, "--seq-len needs --data: held-out sequences are as long as the run's");

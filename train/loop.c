@@ -48,7 +48,7 @@ static const char *position(const Loop *loop, char out[48]) {
 static void print_step(Loop *loop, const StepMetrics *m, int64_t step_tokens) {
     char at[48], exchange[48] = "", routing[64] = "";
     const ModelConfig *model = &loop->state->config->model;
-    if (m->a2a_s > 0)
+    if (loop->state->config->parallel.ep > 1 && m->a2a_s > 0)
         snprintf(exchange, sizeof exchange, " | a2a %s hidden %.0f%%", short_duration(m->a2a_s).text,
                  100 * (1 - m->exposed_s / m->a2a_s));
     if (m->imbalance > 0) {
