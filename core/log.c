@@ -19,6 +19,10 @@ int log_rank_number(void) {
     return own_rank;
 }
 
+int log_shows(LogLevel level) {
+    return level >= lowest_level;
+}
+
 void log_copy_to(int fd) {
     copy_fd = fd;
 }

@@ -10,6 +10,7 @@ typedef enum { LOG_DEBUG, LOG_INFO, LOG_WARN, LOG_ERROR } LogLevel;
 
 void log_start(int rank, LogLevel lowest); // before this the program counts as rank 0 at LOG_INFO
 int log_rank_number(void);
+int log_shows(LogLevel level); // lines of this level are printed
 // Every info, warning and error line of this process goes to this file descriptor too, whatever `lowest`
 // hides; -1: no copy.
 void log_copy_to(int fd);

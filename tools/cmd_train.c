@@ -138,19 +138,20 @@ static Status check_fit(const RunConfig *c, int ranks) {
 
 // The configuration's own problems are printed by config_load: *printed.
 static Status check(const RunRequest *request, int ranks, bool dry, bool *printed) {
-    RunConfig *config;
-    ConfigDocument *document;
+    RunConfig *config = NULL;
+    ConfigDocument *document = NULL;
     char path[RUN_PATH_BYTES];
     Status status = config_load(&config, &document, request->file, request->files, request->override,
                                 request->overrides, ranks);
+    if (status == OK) status = config_need_data(config, document);
     *printed = status != OK;
-    TRY(status);
-    status = run_dir_choose(path, sizeof path, request->run_dir, request->file[request->files - 1]);
+    if (status == OK)
+        status = run_dir_choose(path, sizeof path, request->run_dir, request->file[request->files - 1]);
     if (status == OK) status = start_request_check(&request->start, path);
     if (status == OK) status = check_data(&config->data, dry);
     if (status == OK && dry) print_plan(config, ranks);
     if (status == OK) status = check_fit(config, ranks);
-    config_free(config, document);
+    if (config) config_free(config, document);
     return status;
 }
 
@@ -177,9 +178,9 @@ static int train_in_ranks(RunRequest *request, const CliArgs *args, int argc, ch
         request->run_dir = folder;
         request->folder_open = true;
     }
-    Status status = run_train(request);
-    if (status != OK && status != ERR_TEMPORARY && status_text()[0])
-        log_rank0(LOG_ERROR, "%s", status_text());
+    bool printed;
+    Status status = run_train(request, &printed);
+    if (status != OK && status != ERR_TEMPORARY && !printed) log_rank0(LOG_ERROR, "%s", status_text());
     comm_finish();
     return status;
 }

@@ -95,7 +95,7 @@ static void record_step(Loop *loop, const StepMetrics *m, int64_t samples_before
     count_tokens(loop);
     int64_t step_tokens = (m->samples - samples_before) * s->config->batch.seq_len;
     MetricsTokens tokens = {loop->source, loop->src_tokens, s->config->data.sources, step_tokens};
-    progress_bar_clear(&loop->bar);
+    if (log_shows(LOG_INFO)) progress_bar_clear(&loop->bar);
     note_stages(loop, m->samples);
     note(loop, metrics_step(loop->options->metrics, m, &tokens));
     print_step(loop, m, step_tokens);
@@ -106,11 +106,17 @@ static void record_step(Loop *loop, const StepMetrics *m, int64_t samples_before
 static Status check_finite(Loop *loop, const StepMetrics *m) {
     if (isfinite(m->loss) && isfinite(m->gnorm)) return OK;
     note(loop, metrics_event(loop->options->metrics, "diverged", m->step, NULL));
+    if (loop->saved_step <= 0)
+        FAIL(ERR_DIVERGED,
+             "step %lld: loss %g, gradient norm %g: training has diverged before its first checkpoint; try a "
+             "smaller "
+             "optim.lr or a longer optim.warmup",
+             (long long)m->step, fabs(m->loss), fabs(m->gnorm));
     FAIL(ERR_DIVERGED,
-         "step %lld: loss %g, gradient norm %g: training has diverged. Nothing was saved since step %lld; go "
+         "step %lld: loss %g, gradient norm %g: training has diverged; nothing was saved after step %lld. Go "
          "on from an "
-         "earlier checkpoint (--resume=STEP) with a smaller optim.lr or a longer warm-up",
-         (long long)m->step, m->loss, m->gnorm, (long long)loop->saved_step);
+         "earlier checkpoint (--resume=STEP) with a smaller optim.lr",
+         (long long)m->step, fabs(m->loss), fabs(m->gnorm), (long long)loop->saved_step);
 }
 
 // ---- evaluation

@@ -17,6 +17,7 @@ void progress_bar_draw(ProgressBar *bar, int64_t done, int64_t total, double los
     double now = clock_seconds();
     if (!bar->on || now < bar->next_draw || total <= 0) return;
     bar->next_draw = now + 0.2;
+    bar->shown = true;
     char cells[CELLS + 1];
     int full = (int)(done * CELLS / total);
     for (int i = 0; i < CELLS; i++) cells[i] = i < full ? '#' : '-';
@@ -28,8 +29,8 @@ void progress_bar_draw(ProgressBar *bar, int64_t done, int64_t total, double los
 }
 
 void progress_bar_clear(ProgressBar *bar) {
-    if (!bar->on) return;
+    if (!bar->shown) return;
+    bar->shown = false;
     fputs("\r\033[K", stderr);
     fflush(stderr);
-    bar->next_draw = 0;
 }

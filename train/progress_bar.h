@@ -6,10 +6,11 @@
 #include <stdint.h>
 
 typedef struct {
-    bool on;
+    bool on, shown;
     double next_draw; // of clock_seconds(): 5 a second at most
 } ProgressBar;
 
 ProgressBar progress_bar_create(bool here); // here: this rank draws
 void progress_bar_draw(ProgressBar *bar, int64_t done, int64_t total, double loss, double eta_seconds);
-void progress_bar_clear(ProgressBar *bar); // before a line is printed, and at the end
+void progress_bar_clear(
+    ProgressBar *bar); // before a line is printed, and at the end; nothing where none is shown

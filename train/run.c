@@ -25,6 +25,7 @@ typedef struct {
     Signals signals;
     Start start;
     int log_fd;
+    bool printed;        // what is wrong with the configuration
     int64_t held_before; // memory of this process before the state
     json_t *meta;        // rank 0
 } Run;
@@ -50,9 +51,12 @@ static Status read_config(Run *run, Group *world) {
     if (is_root()) {
         status = config_load(&run->config, &run->document, request->file, request->files, request->override,
                              request->overrides, group_size(world));
+        if (status == OK) status = config_need_data(run->config, run->document);
         if (status == OK) run->yaml = config_resolved_yaml(run->document);
     }
-    TRY(group_agree(world, status));
+    status = group_agree(world, status);
+    run->printed = status != OK;
+    TRY(status);
     TRY(broadcast_text(world, &run->yaml));
     if (!is_root()) status = config_parse(&run->config, &run->document, run->yaml, "resolved configuration");
     return group_agree(world, status);
@@ -246,7 +250,7 @@ static Status go(Run *run) {
     return status_fail(ended, __FILE__, __LINE__, "%s", text);
 }
 
-Status run_train(const RunRequest *request) {
+Status run_train(const RunRequest *request, bool *printed) {
     Run run = {.request = request, .folder = {.lock = {-1}}, .metrics = {.fd = -1}, .log_fd = -1};
     Status status = go(&run);
     if (status != OK && status != ERR_TEMPORARY && run.log_fd >= 0)
@@ -261,5 +265,6 @@ Status run_train(const RunRequest *request) {
     run_folder_close(&run.folder);
     free(run.yaml);
     if (run.config) config_free(run.config, run.document);
+    *printed = run.printed;
     return status;
 }

@@ -24,6 +24,6 @@ typedef struct {
 Status run_folder_open(RunFolder *out, const RunRequest *request);
 void run_folder_close(RunFolder *folder); // removes a folder that was made and in which no run has begun
 
-// Call between comm_start and comm_finish. Of failures the text is in status_text(); what is wrong with the
-// configuration has been printed by config_load. Collective over all ranks; the same status on each.
-Status run_train(const RunRequest *request);
+// Call between comm_start and comm_finish. Of failures the text is in status_text(), unless *printed: what is
+// wrong with the configuration has been said already. Collective over all ranks; the same status on each.
+Status run_train(const RunRequest *request, bool *printed);
