@@ -23,24 +23,24 @@ static const CliOption import_options[] = {{.name = "output",
 const CliCommand cli_ckpt[] = {
     {.name = "ckpt ls",
      .usage = "RUN|DIR…",
-     .meaning = "lists checkpoints: step, tokens, size",
+     .meaning = "list checkpoints: step, tokens, size",
      .option = json_options,
      .least = 1,
      .most = -1},
     {.name = "ckpt inspect",
      .usage = "CKPT|RUN[@STEP]",
-     .meaning = "prints a checkpoint's facts, configuration and tensors",
+     .meaning = "print a checkpoint's facts, configuration and tensors",
      .option = json_options,
      .least = 1,
      .most = 1},
     {.name = "ckpt verify",
      .usage = "CKPT|RUN…",
-     .meaning = "re-reads every byte; exit code 4 where one is not as it was written",
+     .meaning = "re-read every byte; exit code 4 where one is not as it was written",
      .least = 1,
      .most = -1},
     {.name = "ckpt diff",
      .usage = "A B",
-     .meaning = "compares two checkpoints value by value; exit code 1 where they differ",
+     .meaning = "compare two checkpoints value by value; exit code 1 where they differ",
      .details = "A and B: a checkpoint's folder, a run (its newest checkpoint) or RUN@STEP. For each tensor "
                 "that is not\n"
                 "bit-equal, the number of values that differ and the largest difference are printed.",
@@ -49,7 +49,7 @@ const CliCommand cli_ckpt[] = {
      .most = 2},
     {.name = "ckpt import",
      .usage = "HF_DIR -o CKPT",
-     .meaning = "makes a checkpoint of weights from an Arctic model's Hugging Face folder",
+     .meaning = "make a checkpoint of weights from an Arctic model's Hugging Face folder",
      .details = "HF_DIR holds config.json and model.safetensors, or its shards and "
                 "model.safetensors.index.json, in F32,\n"
                 "BF16 or F16. Shape and mathematics are taken; what is ignored is printed. Train from the "

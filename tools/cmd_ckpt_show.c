@@ -120,9 +120,10 @@ static void print_inspection(const char *dir, const json_t *manifest) {
     json_t *value;
     printf("checkpoint %s\nstep       %lld\ntokens     %lld\n", dir, (long long)integer(manifest, "step"),
            (long long)integer(record, "tokens"));
-    printf("size       %s in %zu files, compress %s%s\ncreated    %s\n",
-           short_bytes((double)total_bytes(manifest)).text,
-           json_array_size(json_object_get(manifest, "files")), text_of(manifest, "compress"),
+    size_t files = json_array_size(json_object_get(manifest, "files"));
+    printf("size       %s in %zu file%s, compress %s%s\ncreated    %s\n",
+           short_bytes((double)total_bytes(manifest)).text, files, files == 1 ? "" : "s",
+           text_of(manifest, "compress"),
            json_is_true(json_object_get(manifest, "permanent")) ? ", permanent" : "",
            text_of(manifest, "created"));
     json_object_foreach(json_object_get(manifest, "digest"), digest_key, value)
