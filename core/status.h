@@ -23,7 +23,7 @@ Status status_fail(Status status, const char *file, int line, const char *format
 Status status_trail(Status status, const char *file, int line, const char *call);
 void die_at(const char *file, int line, const char *condition, const char *format, ...)
     __attribute__((noreturn, format(printf, 4, 5)));
-void status_set_abort_hook(void (*hook)(int exit_code)); // comm installs MPI_Abort here
+void status_set_abort_hook(void (*hook)(int exit_code)); // comm: ends all ranks
 
 // A Status failure's message names the file, the value and the next step; the trail is shown at -v only.
 #define FAIL(status, ...) return status_fail((status), __FILE__, __LINE__, __VA_ARGS__)

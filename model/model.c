@@ -79,12 +79,13 @@ static void fill_rope_tables(Model *m) {
         }
 }
 
+// By position in the sequence, so that a token's experts do not depend on the layout of the run.
 static void fill_forced_index(Model *m) {
     if (!tensor_exists(m->forced_index)) return;
-    int k = m->config.top_k, E = m->config.experts;
+    int64_t k = m->config.top_k, pairs = m->run.seq_len * k;
+    bool balanced = m->config.router.force == FORCE_BALANCED;
     for (int64_t pair = 0; pair < m->tokens * k; pair++)
-        tensor_i32(m->forced_index)[pair] =
-            (int32_t)(m->config.router.force == FORCE_BALANCED ? pair % E : pair % k);
+        tensor_i32(m->forced_index)[pair] = (int32_t)(pair % pairs % (balanced ? m->config.experts : k));
 }
 
 // Received rows at a time: expert_rows times the balanced share, but never more than there can be.

@@ -35,8 +35,9 @@ Status model_create(Model **out, const ModelConfig *config, const ModelRun *run,
                     ParamAccess access, Mesh *mesh, const Kernels *kernels, Stream stream);
 void model_destroy(Model *model);
 ModelBytes model_bytes(const Model *model);
-// For benchmarks: off waits for each exchange where it begins; replay repeats the exchanges of the last forward and
-// backward (recompute none) one at a time with nothing over them, into the timeline. Collective over the expert group.
+// For benchmarks: off waits for each exchange where it begins; replay repeats the exchanges of the last
+// forward and backward (recompute none) one at a time with nothing over them, into the timeline. Collective
+// over the expert group.
 void model_set_overlap(Model *model, bool overlap);
 void model_replay_exchanges(Model *model);
 

@@ -57,7 +57,8 @@ ModelSize model_size(const ModelConfig *c, int64_t seq_len) {
 void model_describe(const ModelConfig *c, int first_expert, int experts, ParamTable *table) {
     float std = (float)c->init_std;
     int64_t h = c->hidden, q = (int64_t)c->heads * c->head_dim, kv = (int64_t)c->kv_heads * c->head_dim;
-    params_group(table, 0, "embed");
+    int embed = params_group(table, 0, "embed");
+    table->group[embed].long_lived = c->tie_embeddings;
     params_add(table, c->vocab, h, 0, std, PARAM_DECAY | PARAM_EMBEDDING, "embed");
     for (int l = 0; l < c->layers; l++) {
         bool moe = model_layer_has_experts(c, l);

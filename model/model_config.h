@@ -15,7 +15,7 @@ typedef enum {
 typedef enum { SCOPE_SEQUENCE, SCOPE_MICRO_BATCH, SCOPE_GLOBAL_BATCH } BalanceScope;
 typedef enum {
     FORCE_NONE,
-    FORCE_BALANCED, // choice j of token t is expert (t·k + j) mod E
+    FORCE_BALANCED, // choice j of the token at position t of its sequence is expert (t·k + j) mod E
     FORCE_ONE,      // choice j of every token is expert j
 } RouterForce;
 

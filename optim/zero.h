@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 // Who keeps which part of the weights, gradients and optimizer states, and when they travel (ZeRO).
-// Each group of the parameter table is cut by shard_range over the world (dense) or over the replica group (experts).
-// Stage 0: everything everywhere, gradients all-reduced. 1: optimizer states sharded. 2: gradients too, reduce-scattered
-// as soon as a group's backward is done. The sums have the same order in every stage.
+// Each group of the parameter table is cut by shard_range over the world (dense) or over the replica group
+// (experts). Stage 0: everything everywhere, gradients all-reduced. 1: optimizer states sharded. 2: gradients
+// too, reduce-scattered as soon as a group's backward is done. The sums have the same order in every stage.
 #pragma once
 #include "comm/mesh.h"
 #include "core/params.h"
@@ -19,7 +19,8 @@ typedef struct {
 } ZeroBytes;
 
 // Places the table's weights and gradients and this rank's states. Collective over the world.
-Status zero_create(Zero **out, ParamTable *params, Mesh *mesh, const Kernels *kernels, int stage, Stream stream);
+Status zero_create(Zero **out, ParamTable *params, Mesh *mesh, const Kernels *kernels, int stage,
+                   Stream stream);
 void zero_destroy(Zero *zero);
 ParamAccess zero_access(Zero *zero); // for the model
 ZeroBytes zero_bytes(const Zero *zero);
@@ -28,17 +29,19 @@ ZeroBytes zero_plan_bytes(const ParamTable *params, int stage, int world, int ep
 
 // Slices that this rank owns: over all ranks, each element of each weight exactly once, whatever the stage.
 const ZeroSlice *zero_owned(const Zero *zero, int *count);
-// Slices whose states this rank keeps: the owned ones, or everything it holds at stage 0. What a load must fill.
+// Slices whose states this rank keeps: the owned ones, or everything it holds at stage 0. What a load must
+// fill.
 const ZeroSlice *zero_held(const Zero *zero, int *count);
 
-void zero_init_weights(Zero *zero, uint64_t seed); // fresh weights, zero m and v; the same for every layout. Collective
-void zero_weights_gather(Zero *zero);              // owners' masters become everybody's weights. Collective
+void zero_init_weights(Zero *zero,
+                       uint64_t seed); // fresh weights, zero m and v; the same for every layout. Collective
+void zero_weights_gather(Zero *zero);  // owners' masters become everybody's weights. Collective
 
-// One step. The model's grads_begin/grads_end come in between. last_micro: the gradients of this micro-step complete the
-// step (stages 0 and 1 reduce only then).
-void zero_micro_begin(Zero *zero, bool last_micro);
-void zero_grads_end(Zero *zero); // waits for what is in flight; after this the shards hold the step's sums. Collective
-double zero_grad_norm(Zero *zero); // 2-norm over every unique element, in double; the same on all ranks. Collective
+// One step: the model's grads_begin/grads_end, then these in order.
+void zero_grads_end(
+    Zero *zero); // waits for what is in flight; after this the shards hold the step's sums. Collective
+double
+zero_grad_norm(Zero *zero); // 2-norm over every unique element, in double; the same on all ranks. Collective
 
 typedef struct {
     float beta1, beta2, eps, weight_decay;

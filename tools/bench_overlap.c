@@ -30,7 +30,6 @@ static double run_once(TrainState *s, Tensor tokens, bool overlap) {
     timeline_reset(model_timeline(s->model));
     group_barrier(world);
     double begun = clock_seconds();
-    zero_micro_begin(s->zero, false);
     model_forward(s->model, tokens, (Tensor){0}, sequences * s->config->batch.seq_len,
                   model_balance_groups(s->model, sequences));
     model_backward(s->model);

@@ -25,7 +25,6 @@ static void run_micro_batches(TrainState *s, int64_t sequences, int64_t rows, St
     int64_t groups = model_balance_groups(s->model, sequences);
     for (int64_t row = 0; row < rows; row += micro) {
         Tensor tokens = tensor_view(s->batch_tokens + row * width, DTYPE_I32, 2, (int64_t[]){micro, width});
-        zero_micro_begin(s->zero, row + micro == rows);
         ModelLoss loss = model_forward(s->model, tokens, (Tensor){0}, targets, groups);
         model_backward(s->model);
         sums->ce += loss.ce_sum;

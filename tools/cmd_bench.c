@@ -1,0 +1,91 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "core/log.h"
+#include "tools/bench.h"
+#include "tools/cli.h"
+#include "tools/commands.h"
+#include "tools/launch.h"
+#include <stdlib.h>
+#include <string.h>
+
+static const CliOption bench_options[] = {
+    {.name = "ranks",
+     .letter = 'n',
+     .kind = CLI_INTEGER,
+     .argument = "N",
+     .meaning = "ranks (default: min(4, cores))"},
+    {.name = "repeats", .kind = CLI_INTEGER, .argument = "N", .meaning = "timed repeats (default 10)"},
+    {.name = "no-progress", .kind = CLI_FLAG, .meaning = "messages move only where they are waited for"},
+    {.name = "json", .kind = CLI_FLAG, .meaning = "prints JSON"},
+    {0}};
+
+const CliCommand cli_bench[] = {
+    {.name = "bench step",
+     .usage = "CONFIG... [KEY=VALUE...]",
+     .meaning = "training steps on made-up tokens: tokens per second, and where the time goes",
+     .option = bench_options,
+     .config = true,
+     .least = 1,
+     .most = -1},
+    {.name = "bench overlap",
+     .usage = "CONFIG... [KEY=VALUE...]",
+     .meaning = "how much of the expert exchange the dense compute hides",
+     .details =
+         "hidden = (t_off - t_on) / t_exchange; efficiency = (t_off - t_on) / t_hideable, the sum over\n"
+         "exchanges of the smaller of its time alone and the time of all work scheduled over it.",
+     .option = bench_options,
+     .config = true,
+     .least = 1,
+     .most = -1},
+    {.name = "bench gemm",
+     .usage = "CONFIG... [KEY=VALUE...]",
+     .meaning = "matrix products in the model's shapes, alone",
+     .option = bench_options,
+     .config = true,
+     .least = 1,
+     .most = -1},
+    {0}};
+
+static int compare(const void *a, const void *b) {
+    double x = *(const double *)a, y = *(const double *)b;
+    return (x > y) - (x < y);
+}
+
+double bench_median(double *values, int count) {
+    qsort(values, (size_t)count, sizeof *values, compare);
+    return count % 2 ? values[count / 2] : 0.5 * (values[count / 2 - 1] + values[count / 2]);
+}
+
+static Status run(const CliArgs *args, const RunConfig *config) {
+    BenchOptions options = {.repeats = (int)cli_integer(args, "repeats", 10),
+                            .json = cli_flag(args, "json"),
+                            .progress = !cli_flag(args, "no-progress")};
+    if (!strcmp(args->command->name, "bench step")) return bench_step(config, &options);
+    if (!strcmp(args->command->name, "bench overlap")) return bench_overlap(config, &options);
+    return bench_gemm(config, &options);
+}
+
+int command_bench(int argc, char **argv) {
+    CliArgs args;
+    int exit_code;
+    const CliCommand *command = cli_choose(argc, argv, cli_bench, &exit_code);
+    if (!command || !cli_parse(&args, argc - 1, argv + 1, command, &exit_code)) return exit_code;
+    RunConfig *config = NULL;
+    ConfigDocument *document = NULL;
+    LaunchOptions launch = {.ranks = (int)cli_integer(&args, "ranks", 0), .nothing_to_save = true};
+    int ranks = launch_rank_count(launch.ranks);
+    Status status = cli_integer(&args, "repeats", 10) > 0
+                        ? config_load(&config, &document, args.argument, args.arguments, args.override,
+                                      args.overrides, ranks)
+                        : (Status)cli_misuse(command, "--repeats must be above 0");
+    exit_code = status;
+    if (status == OK && !launch_ranks(&launch, argc, argv, &exit_code)) {
+        comm_start(&argc, &argv);
+        log_start(comm_world_rank(), LOG_INFO);
+        exit_code = run(&args, config);
+        if (exit_code != OK) log_rank0(LOG_ERROR, "%s", status_text());
+        comm_finish();
+    }
+    if (config) config_free(config, document);
+    cli_free(&args);
+    return exit_code;
+}
