@@ -33,7 +33,7 @@ nothing_left() { # RUN
         sleep 0.05
     done
     begun=$(date +%s)
-    expect 0 "$floe" train c.yaml -o "$1" -n 2 train.steps=2 --resume never
+    expect 0 "$floe" train c.yaml -o "$1" -n 2 train.steps=2
     [ $(($(date +%s) - begun)) -le 8 ] || fail "the lock of a dead job was held"
 }
 
