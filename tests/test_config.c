@@ -483,8 +483,8 @@ static void write_checkpoint(const char *dir, const char *config) {
 static void test_model_of_a_checkpoint(void **state) {
     (void)state;
     write_checkpoint("ck", "model: {layers: 3, hidden: 64, router: {aux_kind: hf}}\noptim: {lr: 5}\n");
-    Loaded l =
-        load(0, WORDS("train.init_from=ck", "model.hidden=64", "model.router.z_coef=0", "model.layers=null"));
+    Loaded l = load(
+        0, WORDS("train.init_from=ck", "model.hidden=6.4e1", "model.router.z_coef=0", "model.layers=null"));
     assert_int_equal(l.config->model.layers, 3);
     assert_int_equal(l.config->model.router.aux_kind, BALANCE_HF);
     assert_true(l.config->model.router.z_coef == 0);

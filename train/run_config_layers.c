@@ -301,7 +301,10 @@ static void compare_shapes(ConfigDocument *document, const YamlNode *model, cons
         snprintf(key, sizeof key, "model.%s", shape_keys[i]);
         const YamlNode *own = config_value(document, key), *theirs = yaml_child(model, shape_keys[i]);
         if (!own || yaml_is_null(theirs) || own->kind != YAML_SCALAR || theirs->kind != YAML_SCALAR) continue;
-        if (strcmp(own->text, theirs->text))
+        bool number = option_find(key)->type == OPTION_INTEGER;
+        bool same =
+            number ? value_integer(own) == value_integer(theirs) : strcmp(own->text, theirs->text) == 0;
+        if (!same)
             problem_at(document, key, own->place,
                        "%s = %s, but the weights of train.init_from = %s have %s; leave the key out", key,
                        own->text, checkpoint, theirs->text);
