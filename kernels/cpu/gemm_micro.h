@@ -79,17 +79,14 @@ static inline int64_t panels_of(int64_t n) {
 
 // From rows: element (p, j) at src[p·ld + j].
 static inline void pack_rows(float *dst, const float *src, int64_t ld, int64_t k, int64_t n) {
-    for (int64_t j = 0; j < n; j += PANEL, dst += k * PANEL) {
-        int64_t width = n - j < PANEL ? n - j : PANEL;
-        if (width == PANEL) {
-            for (int64_t p = 0; p < k; p++) {
-                *(Vec *)(dst + p * PANEL) = *(const Vec *)(src + p * ld + j);
-                *(Vec *)(dst + p * PANEL + LANES) = *(const Vec *)(src + p * ld + j + LANES);
-            }
-            continue;
+    int64_t whole = n / PANEL * PANEL;
+    for (int64_t p = 0; p < k; p++, src += ld, dst += PANEL) {
+        for (int64_t j = 0; j < whole; j += PANEL) {
+            *(Vec *)(dst + j * k) = *(const Vec *)(src + j);
+            *(Vec *)(dst + j * k + LANES) = *(const Vec *)(src + j + LANES);
         }
-        for (int64_t p = 0; p < k; p++)
-            for (int64_t i = 0; i < PANEL; i++) dst[p * PANEL + i] = i < width ? src[p * ld + j + i] : 0;
+        if (whole == n) continue;
+        for (int64_t i = 0; i < PANEL; i++) dst[whole * k + i] = whole + i < n ? src[whole + i] : 0;
     }
 }
 
@@ -115,20 +112,21 @@ ALWAYS_INLINE void transpose(Vec r[LANES]) {
 
 // From columns: element (p, j) at src[j·ld + p].
 static inline void pack_transposed(float *dst, const float *src, int64_t ld, int64_t k, int64_t n) {
-    for (int64_t j = 0; j < n; j += PANEL, dst += k * PANEL) {
+    for (int64_t j = 0; j < n; j += PANEL, dst += k * PANEL, src += PANEL * ld) {
         int64_t width = n - j < PANEL ? n - j : PANEL, p = 0;
-        if (width == PANEL)
-            for (; p + LANES <= k; p += LANES)
-                for (int half = 0; half < 2; half++) {
-                    Vec r[LANES];
+        for (; p + LANES <= k; p += LANES)
+            for (int64_t half = 0; half < PANEL; half += LANES) {
+                Vec r[LANES];
+                const float *from = src + half * ld + p;
 #pragma GCC unroll 16
-                    for (int i = 0; i < LANES; i++)
-                        r[i] = *(const Vec *)(src + (j + half * LANES + i) * ld + p);
-                    transpose(r);
+                for (int64_t i = 0; i < LANES; i++)
+                    r[i] = half + i < width ? *(const Vec *)(from + i * ld) : (Vec){0};
+
+                transpose(r);
 #pragma GCC unroll 16
-                    for (int i = 0; i < LANES; i++) *(Vec *)(dst + (p + i) * PANEL + half * LANES) = r[i];
-                }
+                for (int64_t i = 0; i < LANES; i++) *(Vec *)(dst + (p + i) * PANEL + half) = r[i];
+            }
         for (; p < k; p++)
-            for (int64_t i = 0; i < PANEL; i++) dst[p * PANEL + i] = i < width ? src[(j + i) * ld + p] : 0;
+            for (int64_t i = 0; i < PANEL; i++) dst[p * PANEL + i] = i < width ? src[i * ld + p] : 0;
     }
 }

@@ -73,9 +73,10 @@ static inline float fast_exp(float x) {
     p = p * r + 1.0f;
     p = p * r + 1.0f;
     union {
-        int32_t i;
         float f;
-    } scale = {.i = ((int32_t)n + 127) << 23};
+        uint32_t bits;
+    } scale = {.f = shifted};
+    scale.bits = (scale.bits + 127) << 23; // the low bits of shifted are n
     return p * scale.f;
 }
 
