@@ -5,7 +5,9 @@
 
 ExchangePlan exchange_plan_layout(const ExchangeShape *shape, const Group *expert_group, Arena *arena) {
     int ranks = group_size(expert_group);
-    REQUIRE(shape->experts % ranks == 0, "%d experts over %d ranks", shape->experts, ranks);
+    REQUIRE(shape->experts % ranks == 0 && shape->max_rows > 0 && shape->chunks > 0,
+            "%d experts over %d ranks, %ld rows at a time in %d pieces", shape->experts, ranks,
+            (long)shape->max_rows, shape->chunks);
     ExchangePlan plan = {.shape = *shape,
                          .ranks = ranks,
                          .rank = group_rank(expert_group),
@@ -21,17 +23,16 @@ static int64_t rows_from(const ExchangePlan *plan, int source, int expert) {
 
 Request *exchange_counts_begin(Mesh *mesh, ExchangePlan *plan, Tensor own, Stream stream) {
     (void)stream;
-    const Group *group = mesh_group(mesh, AXIS_EXPERT);
     size_t row = (size_t)plan->shape.experts * sizeof *plan->counts;
     int32_t *mine = plan->counts + (int64_t)plan->rank * plan->shape.experts;
     memcpy(mine, own.data, row);
-    Request *r = request_begin(mesh);
+    Request *r = request_begin(mesh, AXIS_EXPERT);
     for (int other = 0; other < plan->ranks; other++)
         if (other != plan->rank)
-            request_receive(r, group, other, plan->counts + (int64_t)other * plan->shape.experts,
-                            (int64_t)row, TAG_COUNTS);
+            request_receive(r, other, plan->counts + (int64_t)other * plan->shape.experts, (int64_t)row,
+                            TAG_COUNTS);
     for (int step = 1; step < plan->ranks; step++)
-        request_send(r, group, (plan->rank + step) % plan->ranks, mine, (int64_t)row, TAG_COUNTS);
+        request_send(r, (plan->rank + step) % plan->ranks, mine, (int64_t)row, TAG_COUNTS);
     request_started(r);
     return r;
 }
@@ -122,11 +123,10 @@ static Request *move(Mesh *mesh, const ExchangePlan *plan, int wave, int chunk, 
                      Tensor token_rows, Direction direction, Stream stream) {
     REQUIRE(expert_rows.dim[1] == token_rows.dim[1], "rows of %ld and %ld columns", (long)expert_rows.dim[1],
             (long)token_rows.dim[1]);
-    const Group *group = mesh_group(mesh, AXIS_EXPERT);
     int64_t row = expert_rows.dim[1] * (int64_t)dtype_bytes(expert_rows.dtype);
     Tag tag = direction == TO_EXPERTS ? TAG_DISPATCH : TAG_COMBINE;
     char *at_experts = expert_rows.data, *at_tokens = token_rows.data;
-    Request *r = request_begin(mesh);
+    Request *r = request_begin(mesh, AXIS_EXPERT);
     RowRange own_piece = piece_of(plan, plan->rank, wave, chunk);
     for (int step = 1; step < plan->ranks; step++) {
         int other = (plan->rank + step) % plan->ranks;
@@ -138,14 +138,15 @@ static Request *move(Mesh *mesh, const ExchangePlan *plan, int wave, int chunk, 
             char *expert_side = at_experts + mine.expert_row * row,
                  *token_side = at_tokens + theirs.token_row * row;
             if (direction == TO_EXPERTS) {
-                request_receive(r, group, other, expert_side, mine.count * row, tag);
-                request_send(r, group, other, token_side, theirs.count * row, tag);
+                request_receive(r, other, expert_side, mine.count * row, tag);
+                request_send(r, other, token_side, theirs.count * row, tag);
             } else {
-                request_receive(r, group, other, token_side, theirs.count * row, tag);
-                request_send(r, group, other, expert_side, mine.count * row, tag);
+                request_receive(r, other, token_side, theirs.count * row, tag);
+                request_send(r, other, expert_side, mine.count * row, tag);
             }
         }
     }
+    request_started(r);
     for (int e = 0; e < plan->local_experts; e++) {
         Block own = block_of(plan, plan->rank, plan->rank, e, own_piece, wave);
         char *expert_side = at_experts + own.expert_row * row, *token_side = at_tokens + own.token_row * row;
@@ -154,7 +155,6 @@ static Request *move(Mesh *mesh, const ExchangePlan *plan, int wave, int chunk, 
         else
             copy_own(token_side, expert_side, own.count * row, stream);
     }
-    request_started(r);
     return r;
 }
 

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "comm/group.h"
 #include "comm/requests.h"
+#include "core/rng.h"
 #include <stdlib.h>
 #include <string.h>
 
@@ -12,16 +13,32 @@ int group_size(const Group *group) {
     return group->size;
 }
 
+// Debug builds: every rank must be in the same call with the same size.
+static void check_same_call(Group *group, const char *call, int64_t size) {
+#ifdef NDEBUG
+    (void)group, (void)call, (void)size;
+#else
+    int64_t name = (int64_t)(hash_text(call) >> 1), most[] = {name, -name, size, -size};
+    MPI(group, MPI_Allreduce(MPI_IN_PLACE, most, 4, MPI_INT64_T, MPI_MAX, group->comm));
+    REQUIRE(most[0] == -most[1] && most[2] == -most[3],
+            "rank %d of the %s group is in %s of %ld, others are in another call or size", group->rank,
+            group->name, call, (long)size);
+#endif
+}
+
 void group_barrier(Group *group) {
-    if (group->size > 1) MPI(MPI_Barrier(group->comm));
+    if (group->size == 1) return;
+    check_same_call(group, __func__, 0);
+    MPI(group, MPI_Barrier(group->comm));
 }
 
 void group_broadcast(Group *group, int root, void *bytes, size_t count) {
     enum { PART = 1 << 30 };
     if (group->size == 1) return;
+    check_same_call(group, __func__, (int64_t)count);
     for (size_t at = 0; at < count; at += PART) {
         int part = (int)(count - at < PART ? count - at : PART);
-        MPI(MPI_Bcast((char *)bytes + at, part, MPI_BYTE, root, group->comm));
+        MPI(group, MPI_Bcast((char *)bytes + at, part, MPI_BYTE, root, group->comm));
     }
 }
 
@@ -38,7 +55,8 @@ void group_all_gather(Group *group, void *all, const void *own, size_t count) {
         return;
     }
     REQUIRE(count < 1u << 30, "all-gather of %zu bytes a rank", count);
-    MPI(MPI_Allgather(own, (int)count, MPI_BYTE, all, (int)count, MPI_BYTE, group->comm));
+    check_same_call(group, __func__, (int64_t)count);
+    MPI(group, MPI_Allgather(own, (int)count, MPI_BYTE, all, (int)count, MPI_BYTE, group->comm));
 }
 
 void group_sum_f64(Group *group, double *values, int count) {
@@ -52,33 +70,36 @@ void group_sum_f64(Group *group, double *values, int count) {
     free(all);
 }
 
-static void reduce(Group *group, void *values, int count, MPI_Datatype type, MPI_Op op) {
-    if (group->size > 1) MPI(MPI_Allreduce(MPI_IN_PLACE, values, count, type, op, group->comm));
+static void reduce(Group *group, const char *call, void *values, int count, MPI_Datatype type, MPI_Op op) {
+    if (group->size == 1) return;
+    check_same_call(group, call, count);
+    MPI(group, MPI_Allreduce(MPI_IN_PLACE, values, count, type, op, group->comm));
 }
 
 void group_sum_i64(Group *group, int64_t *values, int count) {
-    reduce(group, values, count, MPI_INT64_T, MPI_SUM);
+    reduce(group, __func__, values, count, MPI_INT64_T, MPI_SUM);
 }
 
 void group_max_f64(Group *group, double *values, int count) {
-    reduce(group, values, count, MPI_DOUBLE, MPI_MAX);
+    reduce(group, __func__, values, count, MPI_DOUBLE, MPI_MAX);
 }
 
 void group_max_i64(Group *group, int64_t *values, int count) {
-    reduce(group, values, count, MPI_INT64_T, MPI_MAX);
+    reduce(group, __func__, values, count, MPI_INT64_T, MPI_MAX);
 }
 
 void group_xor_u64(Group *group, uint64_t *values, int count) {
-    reduce(group, values, count, MPI_UINT64_T, MPI_BXOR);
+    reduce(group, __func__, values, count, MPI_UINT64_T, MPI_BXOR);
 }
 
 void group_gather_each(Group *group, int root, const void *own, size_t bytes,
                        void (*take)(void *context, int rank, const void *data, size_t bytes), void *context) {
     int64_t size = (int64_t)bytes;
     REQUIRE(size < 1 << 30, "a message of %zu bytes", bytes);
+    if (group->size > 1) check_same_call(group, __func__, root);
     if (group->rank != root) {
-        MPI(MPI_Send(&size, 1, MPI_INT64_T, root, TAG_CONTROL, group->comm));
-        MPI(MPI_Send(own, (int)size, MPI_BYTE, root, TAG_CONTROL, group->comm));
+        MPI(group, MPI_Send(&size, 1, MPI_INT64_T, root, TAG_CONTROL, group->comm));
+        MPI(group, MPI_Send(own, (int)size, MPI_BYTE, root, TAG_CONTROL, group->comm));
         return;
     }
     for (int rank = 0; rank < group->size; rank++) {
@@ -86,10 +107,10 @@ void group_gather_each(Group *group, int root, const void *own, size_t bytes,
             take(context, rank, own, bytes);
             continue;
         }
-        MPI(MPI_Recv(&size, 1, MPI_INT64_T, rank, TAG_CONTROL, group->comm, MPI_STATUS_IGNORE));
+        MPI(group, MPI_Recv(&size, 1, MPI_INT64_T, rank, TAG_CONTROL, group->comm, MPI_STATUS_IGNORE));
         void *data = malloc((size_t)size + 1);
         REQUIRE(data, "out of memory: a message of %ld bytes", (long)size);
-        MPI(MPI_Recv(data, (int)size, MPI_BYTE, rank, TAG_CONTROL, group->comm, MPI_STATUS_IGNORE));
+        MPI(group, MPI_Recv(data, (int)size, MPI_BYTE, rank, TAG_CONTROL, group->comm, MPI_STATUS_IGNORE));
         take(context, rank, data, (size_t)size);
         free(data);
     }

@@ -24,43 +24,47 @@ static bool running(void) {
 void comm_start(int *argc, char ***argv) {
     if (!launched()) return;
     int provided;
-    MPI(MPI_Init_thread(argc, argv, MPI_THREAD_FUNNELED, &provided));
+    MPI(NULL, MPI_Init_thread(argc, argv, MPI_THREAD_FUNNELED, &provided));
+    MPI(NULL, MPI_Comm_set_errhandler(MPI_COMM_WORLD, MPI_ERRORS_RETURN));
     REQUIRE(provided >= MPI_THREAD_FUNNELED, "this MPI gives thread level %d; floe needs MPI_THREAD_FUNNELED",
             provided);
     status_set_abort_hook(abort_all_ranks);
 }
 
 void comm_finish(void) {
-    if (running()) MPI_Finalize();
+    if (!running()) return;
+    status_set_abort_hook(NULL);
+    MPI(NULL, MPI_Finalize());
 }
 
 int comm_world_rank(void) {
     int rank = 0;
-    if (running()) MPI(MPI_Comm_rank(MPI_COMM_WORLD, &rank));
+    if (running()) MPI(NULL, MPI_Comm_rank(MPI_COMM_WORLD, &rank));
     return rank;
 }
 
 int comm_world_size(void) {
     int size = 1;
-    if (running()) MPI(MPI_Comm_size(MPI_COMM_WORLD, &size));
+    if (running()) MPI(NULL, MPI_Comm_size(MPI_COMM_WORLD, &size));
     return size;
 }
+
+static const char *const AXIS_NAME[AXIS_COUNT] = {"world", "expert", "replica"};
 
 static Mesh *mesh_alone(void) {
     Mesh *mesh = calloc(1, sizeof *mesh);
     REQUIRE(mesh, "out of memory: a mesh");
-    for (int axis = 0; axis < AXIS_COUNT; axis++) mesh->group[axis] = (Group){MPI_COMM_NULL, 0, 1};
+    for (int axis = 0; axis < AXIS_COUNT; axis++)
+        mesh->group[axis] = (Group){MPI_COMM_NULL, AXIS_NAME[axis], 0, 1};
     mesh->progress = true;
     return mesh;
 }
 
-static Group split(int color, int key) {
-    Group group = {.comm = MPI_COMM_NULL};
-    MPI(MPI_Comm_split(MPI_COMM_WORLD, color, key, &group.comm));
-    MPI(MPI_Comm_set_errhandler(group.comm, MPI_ERRORS_RETURN));
-    MPI(MPI_Comm_rank(group.comm, &group.rank));
-    MPI(MPI_Comm_size(group.comm, &group.size));
-    return group;
+static void split(Group *group, int color, int key) {
+    MPI(NULL, MPI_Comm_split(MPI_COMM_WORLD, color, key, &group->comm));
+    MPI(group, MPI_Comm_set_errhandler(group->comm, MPI_ERRORS_RETURN));
+    MPI(group, MPI_Comm_rank(group->comm, &group->rank));
+    MPI(group, MPI_Comm_size(group->comm, &group->size));
 }
 
 Status mesh_create_self(Mesh **out) {
@@ -74,9 +78,9 @@ Status mesh_create(Mesh **out, int expert_parallel) {
         FAIL(ERR_CONFIG, "parallel.ep = %d must divide the %d ranks", expert_parallel, world);
     Mesh *mesh = mesh_alone();
     if (world > 1) {
-        mesh->group[AXIS_WORLD] = split(0, rank);
-        mesh->group[AXIS_EXPERT] = split(rank / expert_parallel, rank);
-        mesh->group[AXIS_REPLICA] = split(rank % expert_parallel, rank);
+        split(&mesh->group[AXIS_WORLD], 0, rank);
+        split(&mesh->group[AXIS_EXPERT], rank / expert_parallel, rank);
+        split(&mesh->group[AXIS_REPLICA], rank % expert_parallel, rank);
     }
     *out = mesh;
     return OK;
@@ -88,11 +92,13 @@ void mesh_destroy(Mesh *mesh) {
     for (Request *r = mesh->unused, *next; r; r = next) {
         next = r->next;
         free(r->message);
+        free(r->expected);
         free(r->done_index);
+        free(r->status);
         free(r);
     }
     for (int axis = 0; axis < AXIS_COUNT; axis++)
-        if (mesh->group[axis].comm != MPI_COMM_NULL) MPI(MPI_Comm_free(&mesh->group[axis].comm));
+        if (mesh->group[axis].comm != MPI_COMM_NULL) MPI(NULL, MPI_Comm_free(&mesh->group[axis].comm));
     free(mesh);
 }
 

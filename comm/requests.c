@@ -6,15 +6,17 @@
 
 enum { MESSAGE_BYTES = 1 << 20 }; // longer ones are cut: counts stay far below 2³¹, and pieces pipeline
 
-void mpi_check(int code, const char *call) {
+void mpi_check(int code, const char *call, const Group *group) {
     if (code == MPI_SUCCESS) return;
     char text[MPI_MAX_ERROR_STRING];
     int length = 0;
     MPI_Error_string(code, text, &length);
-    DIE("%s: %.*s", call, length, text);
+    if (!group) DIE("%s: %.*s", call, length, text);
+    DIE("%s, as rank %d of the %d of the %s group: %.*s", call, group->rank, group->size, group->name, length,
+        text);
 }
 
-Request *request_begin(Mesh *mesh) {
+Request *request_begin(Mesh *mesh, Axis axis) {
     Request *request = mesh->unused;
     if (request)
         mesh->unused = request->next;
@@ -22,6 +24,7 @@ Request *request_begin(Mesh *mesh) {
         request = calloc(1, sizeof *request);
     REQUIRE(request, "out of memory: a request");
     request->mesh = mesh;
+    request->group = mesh_group(mesh, axis);
     request->count = request->open = 0;
     request->sum.ranks = 0;
     request->next = NULL;
@@ -29,28 +32,35 @@ Request *request_begin(Mesh *mesh) {
     return request;
 }
 
-static MPI_Request *next_message(Request *r) {
+static MPI_Request *next_message(Request *r, int expected) {
     if (r->count == r->capacity) {
-        r->capacity = r->capacity ? 2 * r->capacity : 32;
-        r->message = realloc(r->message, (size_t)r->capacity * sizeof *r->message);
-        r->done_index = realloc(r->done_index, (size_t)r->capacity * sizeof *r->done_index);
-        REQUIRE(r->message && r->done_index, "out of memory: %d messages", r->capacity);
+        r->capacity = r->capacity ? 2 * r->capacity : 64;
+        size_t room = (size_t)r->capacity;
+        r->message = realloc(r->message, room * sizeof *r->message);
+        r->expected = realloc(r->expected, room * sizeof *r->expected);
+        r->done_index = realloc(r->done_index, room * sizeof *r->done_index);
+        r->status = realloc(r->status, room * sizeof *r->status);
+        REQUIRE(r->message && r->expected && r->done_index && r->status, "out of memory: %d messages",
+                r->capacity);
     }
+    r->expected[r->count] = expected;
     return &r->message[r->count++];
 }
 
-void request_send(Request *request, const Group *group, int to, const void *bytes, int64_t count, Tag tag) {
-    request->timing.bytes_sent += count;
+void request_send(Request *r, int to, const void *bytes, int64_t count, Tag tag) {
+    r->timing.bytes_sent += count;
     for (int64_t at = 0; at < count; at += MESSAGE_BYTES) {
         int part = (int)(count - at < MESSAGE_BYTES ? count - at : MESSAGE_BYTES);
-        MPI(MPI_Isend((const char *)bytes + at, part, MPI_BYTE, to, tag, group->comm, next_message(request)));
+        MPI(r->group, MPI_Isend((const char *)bytes + at, part, MPI_BYTE, to, tag, r->group->comm,
+                                next_message(r, -1)));
     }
 }
 
-void request_receive(Request *request, const Group *group, int from, void *bytes, int64_t count, Tag tag) {
+void request_receive(Request *r, int from, void *bytes, int64_t count, Tag tag) {
     for (int64_t at = 0; at < count; at += MESSAGE_BYTES) {
         int part = (int)(count - at < MESSAGE_BYTES ? count - at : MESSAGE_BYTES);
-        MPI(MPI_Irecv((char *)bytes + at, part, MPI_BYTE, from, tag, group->comm, next_message(request)));
+        MPI(r->group,
+            MPI_Irecv((char *)bytes + at, part, MPI_BYTE, from, tag, r->group->comm, next_message(r, part)));
     }
 }
 
@@ -64,37 +74,46 @@ void request_started(Request *request) {
     request->mesh->in_flight = request;
 }
 
-// Lets the messages travel; true when all have arrived.
-static bool request_test(Request *request) {
-    int done = 0;
-    MPI(MPI_Testsome(request->count, request->message, &done, request->done_index, MPI_STATUSES_IGNORE));
-    if (done != MPI_UNDEFINED)
-        request->open -= done;
-    else
-        request->open = 0;
-    if (request->open == 0) request->timing.done = clock_seconds();
-    return request->open == 0;
+// A message that is shorter than expected: the ranks disagree about what they send each other.
+static void check_arrived(const Request *r, int index, const MPI_Status *status) {
+    int bytes;
+    MPI(r->group, MPI_Get_count(status, MPI_BYTE, &bytes));
+    REQUIRE(bytes == r->expected[index],
+            "a message from rank %d of the %s group has %d bytes where %d were expected (tag %d)",
+            status->MPI_SOURCE, r->group->name, bytes, r->expected[index], status->MPI_TAG);
 }
 
-static void remove_from_flight(Request *request) {
-    for (Request **at = &request->mesh->in_flight; *at; at = &(*at)->next)
-        if (*at == request) {
-            *at = request->next;
-            return;
+// Lets the messages travel; true when all have arrived.
+static bool request_test(Request *r) {
+    int done = 0, code = MPI_Testsome(r->count, r->message, &done, r->done_index, r->status);
+    if (code != MPI_ERR_IN_STATUS) MPI(r->group, code);
+    for (int i = 0; i < done; i++) {
+        if (code == MPI_ERR_IN_STATUS) mpi_check(r->status[i].MPI_ERROR, "MPI_Testsome", r->group);
+        if (r->expected[r->done_index[i]] >= 0) check_arrived(r, r->done_index[i], &r->status[i]);
+    }
+    r->open -= done;
+    return r->open == 0;
+}
+
+static void test_all(Mesh *mesh) {
+    for (Request **at = &mesh->in_flight; *at;) {
+        Request *r = *at;
+        if (request_test(r)) {
+            r->timing.done = clock_seconds();
+            *at = r->next;
+        } else {
+            at = &r->next;
         }
+    }
+    mesh->polled = clock_seconds();
 }
 
 void mesh_progress(void *context) {
     static const double PAUSE = 50e-6;
     Mesh *mesh = context;
     if (!mesh->in_flight || !mesh->progress) return;
-    double now = clock_seconds();
-    if (now - mesh->polled < PAUSE) return;
-    for (Request *r = mesh->in_flight, *next; r; r = next) {
-        next = r->next;
-        if (request_test(r)) remove_from_flight(r);
-    }
-    mesh->polled = clock_seconds();
+    if (clock_seconds() - mesh->polled < PAUSE) return;
+    test_all(mesh);
 }
 
 void mesh_set_progress(Mesh *mesh, bool on) {
@@ -102,7 +121,7 @@ void mesh_set_progress(Mesh *mesh, bool on) {
 }
 
 // shard = or += ((piece 0 + piece 1) + piece 2) …, the own one in its place.
-static void sum_in_rank_order(const Request *r) {
+static void sum_in_rank_order(const Request *r, Stream stream) {
     enum { BLOCK = 4096 };
     for (int64_t at = 0; at < r->sum.count; at += BLOCK) {
         int64_t n = r->sum.count - at < BLOCK ? r->sum.count - at : BLOCK;
@@ -121,19 +140,17 @@ static void sum_in_rank_order(const Request *r) {
             for (int64_t i = 0; i < n; i++) shard[i] += total[i];
         else
             memcpy(shard, total, (size_t)n * sizeof *total);
+        stream_poll(stream);
     }
 }
 
 void comm_end(Request *request, CommTiming *timing, Stream stream) {
-    (void)stream;
     if (request->open > 0) {
         double begun = clock_seconds();
-        while (!request_test(request)) // others in flight move with it: MPI's progress is common to all
-            ;
+        while (request->open > 0) test_all(request->mesh);
         request->timing.waited = clock_seconds() - begun;
-        remove_from_flight(request);
     }
-    if (request->sum.ranks) sum_in_rank_order(request);
+    if (request->sum.ranks) sum_in_rank_order(request, stream);
     if (timing) *timing = request->timing;
     request->next = request->mesh->unused;
     request->mesh->unused = request;

@@ -7,13 +7,17 @@
 
 struct Group {
     MPI_Comm comm; // MPI_COMM_NULL where size is 1
+    const char *name;
     int rank, size;
 };
 
 struct Request {
     Mesh *mesh;
+    const Group *group;
     MPI_Request *message;
-    int *done_index;           // scratch of MPI_Testsome
+    int *expected;   // bytes that a message must bring; −1: this rank sends it
+    int *done_index; // what MPI_Testsome fills
+    MPI_Status *status;
     int count, capacity, open; // messages; not complete yet
     CommTiming timing;
     // what comm_end has left to do: sum `pieces` into `shard`, in rank order
@@ -36,10 +40,11 @@ struct Mesh {
 
 typedef enum { TAG_COUNTS = 1, TAG_DISPATCH, TAG_COMBINE, TAG_REDUCE, TAG_GATHER, TAG_CONTROL } Tag;
 
-Request *request_begin(Mesh *mesh); // empty, begun now
-void request_send(Request *request, const Group *group, int to, const void *bytes, int64_t count, Tag tag);
-void request_receive(Request *request, const Group *group, int from, void *bytes, int64_t count, Tag tag);
+Request *request_begin(Mesh *mesh, Axis axis); // empty, begun now
+void request_send(Request *request, int to, const void *bytes, int64_t count, Tag tag);
+void request_receive(Request *request, int from, void *bytes, int64_t count, Tag tag);
 void request_started(Request *request); // all its messages are posted
 
-void mpi_check(int code, const char *call); // ends the program with MPI's text
-#define MPI(call) mpi_check((call), #call)
+// Ends the program with the call, the group and MPI's text.
+void mpi_check(int code, const char *call, const Group *group);
+#define MPI(group, call) mpi_check((call), #call, (group))
