@@ -23,8 +23,9 @@ typedef struct {
     float *m, *v;   // [count], at stage 0 [elements]
     float *staging; // of the reduction in flight
     Request *reduce;
-    int end;                    // of the pool
-    bool pooled, travels_early; // stage 2: lent gradients; reduced at grads_end
+    int end;                       // of the pool
+    bool pooled, travels_early;    // stage 2: lent gradients; reduced at grads_end
+    bool weights_open, grads_open; // between the model's begin and end
 } GroupState;
 
 struct Zero {

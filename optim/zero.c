@@ -128,8 +128,18 @@ void zero_weights_gather(Zero *z) {
     if (z->stage > 0) gather_all(z);
 }
 
-static void weights_nothing(void *context, int group) { // up to stage 2 all weights are always there
-    (void)context, (void)group;
+// Up to stage 2 all weights are always there.
+static void weights_begin(void *context, int group) {
+    Zero *z = context;
+    REQUIRE(!z->group[group].weights_open, "weights of %s begin twice", z->params->group[group].name);
+    z->group[group].weights_open = true;
+}
+
+static void weights_end(void *context, int group) {
+    Zero *z = context;
+    REQUIRE(z->group[group].weights_open, "weights of %s end before they begin",
+            z->params->group[group].name);
+    z->group[group].weights_open = false;
 }
 
 // ---- gradients
@@ -159,33 +169,62 @@ static void begin_reduce(Zero *z, int group, bool add) {
                                      vector(space, staging), add, z->stream);
 }
 
+static void clear(float *memory, int64_t count, Stream stream) {
+    enum { PANEL = 1 << 16 };
+    for (int64_t at = 0; at < count; at += PANEL) {
+        memset(memory + at, 0, (size_t)(count - at < PANEL ? count - at : PANEL) * sizeof(float));
+        stream_poll(stream);
+    }
+}
+
+// Room for a group's gradients at its end of the pool, once those that were there have left. What is at the
+// other end may stay, unless the two are neighbours in this order only (a new micro-step) and do not fit.
+static float *borrow(Zero *z, int group) {
+    const ParamGroup *self = &z->params->group[group];
+    GroupState *g = &z->group[group];
+    Pool *pool = &z->pool[self->expert];
+    for (int end = 0; end < 2; end++) {
+        int other = pool->user[end];
+        if (other < 0) continue;
+        const GroupState *o = &z->group[other];
+        bool fits = end != g->end && z->params->group[other].elements + self->elements <= pool->elements &&
+                    (o->most + g->most) * (g->ranks - 1) <= pool->staging_elements;
+        if (fits) continue;
+        finish_reduce(z, other);
+        REQUIRE(pool->user[end] < 0, "gradients of %s begin while those of %s are open", self->name,
+                z->params->group[other].name);
+    }
+    pool->user[g->end] = group;
+    return pool_end(pool->memory, pool->elements, self->elements, g->end);
+}
+
 static void grads_begin(void *context, int group) {
     Zero *z = context;
     GroupState *g = &z->group[group];
+    REQUIRE(!g->grads_open, "gradients of %s begin twice", z->params->group[group].name);
+    g->grads_open = true;
     if (!g->travels_early) return;
-    size_t bytes = (size_t)z->params->group[group].elements * sizeof(float);
+    finish_reduce(z, group);
     float *memory = g->grads;
     if (g->pooled) {
-        Pool *pool = &z->pool[z->params->group[group].expert];
-        if (pool->user[g->end] >= 0) finish_reduce(z, pool->user[g->end]);
-        REQUIRE(pool->user[g->end] < 0, "gradients of %s begin while those of group %d are open",
-                z->params->group[group].name, pool->user[g->end]);
-        pool->user[g->end] = group;
-        memory = pool_end(pool->memory, pool->elements, z->params->group[group].elements, g->end);
+        memory = borrow(z, group);
         params_place_grads(z->params, group, memory);
-    } else {
-        finish_reduce(z, group);
     }
-    memset(memory, 0, bytes);
+    clear(memory, z->params->group[group].elements, z->stream);
 }
 
 static void grads_end(void *context, int group) {
     Zero *z = context;
-    if (z->group[group].travels_early) begin_reduce(z, group, true);
+    REQUIRE(z->group[group].grads_open, "gradients of %s end before they begin",
+            z->params->group[group].name);
+    z->group[group].grads_open = false;
+    if (!z->group[group].travels_early) return;
+    if (z->group[group].pooled) params_place_grads(z->params, group, NULL);
+    begin_reduce(z, group, true);
 }
 
 ParamAccess zero_access(Zero *z) {
-    return (ParamAccess){z, weights_nothing, weights_nothing, grads_begin, grads_end};
+    return (ParamAccess){z, weights_begin, weights_end, grads_begin, grads_end};
 }
 
 // Stages 0 and 1: the step's sums travel now, two groups at a time (their staging lies at the two ends of a
@@ -204,6 +243,8 @@ static void reduce_everything(Zero *z) {
 }
 
 void zero_grads_end(Zero *z) {
+    for (int i = 0; i < z->params->group_count; i++)
+        REQUIRE(!z->group[i].grads_open, "gradients of %s are still open", z->params->group[i].name);
     if (z->stage < 2) reduce_everything(z);
     for (int i = z->params->group_count - 1; i >= 0; i--) finish_reduce(z, i);
     if (z->stage > 0) return;
@@ -240,9 +281,9 @@ static void clear_grads(Zero *z) {
     for (int i = 0; i < z->params->group_count; i++) {
         GroupState *g = &z->group[i];
         if (g->travels_early)
-            memset(g->shard, 0, (size_t)g->count * sizeof(float));
+            clear(g->shard, g->count, z->stream);
         else
-            memset(g->grads, 0, (size_t)z->params->group[i].elements * sizeof(float));
+            clear(g->grads, z->params->group[i].elements, z->stream);
     }
 }
 
