@@ -1,0 +1,26 @@
+#!/usr/bin/env bash
+# Sets everything up, builds with warnings as errors and runs all tests. Closes with "N passed, N failed".
+# usage: ./test.sh [CTEST-OPTION…]       for example ./test.sh -R checkpoint
+set -euo pipefail
+cd "$(dirname "$0")"
+tools/setup.sh --tests
+
+log=build/test.log
+code=0
+ctest --test-dir build --output-on-failure --no-tests=error -j "${FLOE_JOBS:-2}" "$@" 2>&1 | tee "$log" || code=$?
+count() { grep -cE "^ *[0-9]+/[0-9]+ Test +#[0-9]+: .*$1" "$log" || true; }
+skipped=$(count '\*\*\*Skipped')
+passed=$(count ' Passed ')
+failed=$(($(count 'Test *#') - passed - skipped))
+if command -v clang-format >/dev/null; then
+    mapfile -t sources < <(find core kernels comm data model optim train tools tests -name '*.[ch]')
+    if clang-format --dry-run --Werror "${sources[@]}" 2>build/format.log; then
+        passed=$((passed + 1))
+    else
+        failed=$((failed + 1))
+        echo "formatting differs (build/format.log): clang-format -i the files that it names"
+        grep -o '^[^:]*' build/format.log | sort -u | head -20
+    fi
+fi
+printf '%d passed, %d failed, %d skipped\n' "$passed" "$failed" "$skipped"
+[[ $code == 0 && $failed == 0 ]]
