@@ -15,20 +15,23 @@ typedef struct {
 static void softmax_row(Forward *f, int64_t r, int64_t width, int64_t first, int64_t end, float scale,
                         int64_t padded) {
     float *s = f->score + r * SCORE_STRIDE, *out = f->out + r * padded;
-    if (first >= end) {
+    for (int64_t j = 0; j < first; j++) s[j] = -INFINITY;
+    for (int64_t j = end; j < width; j++) s[j] = -INFINITY;
+    float before = f->most[r], most = largest(s, width);
+    if (most > before) {
+        float rescale = exp2_below((before - most) * scale * log2_e);
+        f->most[r] = most;
+        f->sum[r] *= rescale;
+        SIMD for (int64_t c = 0; c < padded; c++) out[c] *= rescale;
+    }
+    float factor = scale * log2_e;
+    most = f->most[r];
+    if (most == -INFINITY) { // no key seen so far
         memset(s, 0, (size_t)width * sizeof *s);
         return;
     }
-    float most = largest(s + first, end - first);
-    if (most < f->most[r]) most = f->most[r];
-    float rescale = fast_exp((f->most[r] - most) * scale);
-    SIMD for (int64_t j = 0; j < width; j++) s[j] = fast_exp((s[j] - most) * scale);
-    for (int64_t j = 0; j < first; j++) s[j] = 0;
-    for (int64_t j = end; j < width; j++) s[j] = 0;
-    f->sum[r] = f->sum[r] * rescale + total(s, width);
-    f->most[r] = most;
-    if (rescale == 1.0f) return;
-    SIMD for (int64_t c = 0; c < padded; c++) out[c] *= rescale;
+    SIMD for (int64_t j = 0; j < width; j++) s[j] = exp2_below((s[j] - most) * factor);
+    f->sum[r] += total(s, width);
 }
 
 // Queries [i, i + rows) of a head against keys [key, key + KEY_BLOCK).
@@ -44,8 +47,9 @@ static void forward_block(Forward *f, const Head *head, const float *q, int64_t 
                 f->score + r * SCORE_STRIDE, SCORE_STRIDE, false);
         for (int64_t t = r; t < r + n; t++) {
             int64_t first = first_key(head, i + t) - key;
-            softmax_row(f, t, width, first > 0 ? at_most(first, width) : 0,
-                        at_most(end_key(head, i + t) - key, width), s->scale, padded);
+            int64_t last = at_most(end_key(head, i + t) - key, width);
+            softmax_row(f, t, width, first > 0 ? at_most(first, width) : 0, last > 0 ? last : 0, s->scale,
+                        padded);
         }
         product(n, padded / PANEL, at_most(end, KEY_BLOCK), f->score + r * SCORE_STRIDE, SCORE_STRIDE, 1,
                 f->values + key * padded, PANEL, padded, f->out + r * padded, padded, true);

@@ -14,19 +14,18 @@ typedef struct {
         __attribute__((aligned(64))); // their gradients, then those of the scores
 } Backward;
 
-// p and dp of a row from scores and dout·v; 0 outside [first, end).
-static void gradient_row(Backward *w, int64_t r, int64_t width, int64_t first, int64_t end, float scale) {
-    float *p = w->p + r * SCORE_STRIDE, *dp = w->dp + r * SCORE_STRIDE, lse = w->lse[r], dot = w->dot[r];
-    if (first < end) {
-        SIMD for (int64_t j = 0; j < end; j++) {
-            p[j] = fast_exp(p[j] * scale - lse);
-            dp[j] = p[j] * (dp[j] - dot) * scale;
-        }
-    } else {
-        first = end = 0;
+// p and dp of a row from `width` scores and dout·v; 0 outside [first, end) and up to `whole`.
+static void gradient_row(Backward *w, int64_t r, int64_t width, int64_t whole, int64_t first, int64_t end,
+                         float scale) {
+    float *p = w->p + r * SCORE_STRIDE, *dp = w->dp + r * SCORE_STRIDE, dot = w->dot[r];
+    float lse = w->lse[r];
+    for (int64_t j = 0; j < first; j++) p[j] = -INFINITY;
+    for (int64_t j = end; j < width; j++) p[j] = -INFINITY;
+    SIMD for (int64_t j = 0; j < width; j++) {
+        p[j] = exp2_below((p[j] * scale - lse) * log2_e);
+        dp[j] = p[j] * (dp[j] - dot) * scale;
     }
-    for (int64_t j = 0; j < first; j++) p[j] = dp[j] = 0;
-    for (int64_t j = end; j < width; j++) p[j] = dp[j] = 0;
+    for (int64_t j = width; j < whole; j++) p[j] = dp[j] = 0;
 }
 
 // Queries [i, i + rows) of a head against keys [key, key + KEY_BLOCK).
@@ -44,7 +43,8 @@ static void backward_block(Backward *w, const Head *head, int64_t i, int64_t row
                 w->dp + r * SCORE_STRIDE, SCORE_STRIDE, false);
         for (int64_t t = r; t < r + n; t++) {
             int64_t first = first_key(head, i + t) - key;
-            gradient_row(w, t, whole, first > 0 ? first : 0, at_most(end_key(head, i + t) - key, KEY_BLOCK),
+            int64_t width = panels * PANEL, last = at_most(end_key(head, i + t) - key, width);
+            gradient_row(w, t, width, whole, first > 0 ? at_most(first, width) : 0, last > 0 ? last : 0,
                          s->scale);
         }
         if (end > 0)

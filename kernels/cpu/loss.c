@@ -32,14 +32,15 @@ void KERNEL(embedding_backward)(Tensor dtable, Tensor dy, Tensor tokens, Stream 
     }
 }
 
-// Σ_v e^(x − most), in pieces that stay in the first cache.
-static float sum_of_exp(const float *x, int64_t n, float most) {
+// Σ_v e^(x − most), in pieces that stay in the first cache; where `keep`, the terms stay in x.
+static float sum_of_exp(float *x, int64_t n, float most, bool keep) {
     enum { PIECE = 512 };
     float piece[PIECE], sum = 0;
     for (int64_t start = 0; start < n; start += PIECE) {
         int64_t count = n - start < PIECE ? n - start : PIECE;
-        SIMD for (int64_t i = 0; i < count; i++) piece[i] = fast_exp(x[start + i] - most);
-        sum += total(piece, count);
+        float *from = x + start, *to = keep ? from : piece;
+        SIMD for (int64_t i = 0; i < count; i++) to[i] = exp2_below((from[i] - most) * log2_e);
+        sum += total(to, count);
     }
     return sum;
 }
@@ -51,11 +52,11 @@ void KERNEL(cross_entropy)(Tensor logprob, Tensor logits, Tensor targets, float 
     for (int64_t t = 0; t < T; t++) {
         float *x = tensor_f32(logits) + t * V;
         int64_t target = checked_token("cross entropy", targets, t, V);
-        float most = largest(x, V), sum = sum_of_exp(x, V, most);
-        tensor_f32(logprob)[t] = x[target] - most - logf(sum);
+        float most = largest(x, V), aim = x[target], sum = sum_of_exp(x, V, most, grad_scale != 0);
+        tensor_f32(logprob)[t] = aim - most - logf(sum);
         if (grad_scale != 0) {
             float scale = grad_scale / sum;
-            SIMD for (int64_t i = 0; i < V; i++) x[i] = scale * fast_exp(x[i] - most);
+            SIMD for (int64_t i = 0; i < V; i++) x[i] *= scale;
             x[target] -= grad_scale;
         }
         if ((t + 1) % batch == 0) stream_poll(stream);
