@@ -4,7 +4,7 @@
 # usage: ./run.sh        the run folder is runs/demo; one that is there already is kept as runs/demo-TIME
 set -euo pipefail
 cd "$(dirname "$0")"
-readonly run=runs/demo config=configs/demo.yaml first_steps=40
+readonly run=runs/demo config=configs/demo.yaml first_steps=60
 
 say() { printf '\n== %s\n' "$*"; }
 fail() {
@@ -46,7 +46,7 @@ cat <<END
 == next
   build/floe generate $run -p "def main(" --tokens 200     let it write on
   build/floe ckpt ls $run                                  its checkpoints
-  build/floe train $config -n 2 train.steps=800 -o runs/longer
+  build/floe train $config -n 2 train.steps=1800 -o runs/longer
   build/floe config show $config --origin                  every setting and where it comes from
   ./test.sh                                                the tests
 END

@@ -5,9 +5,10 @@ set -euo pipefail
 cd "$(dirname "$0")/.."
 umask 022
 
-prose_packages=(bible-kjv-text jargon-text debian-reference-en)
+prose_packages=(jargon-text debian-reference-en debian-policy developers-reference fortunes fortunes-min)
 code_packages=(libpython3.11-stdlib)
 sql_packages=(postgresql-15 zabbix-server-pgsql zabbix-server-mysql)
+readonly largest_file=4000000 # bytes: what is longer is cut
 
 say() { printf 'corpus    %s\n' "$*"; }
 fail() {
@@ -69,7 +70,8 @@ make_source() {
         take "$file" "$(printf '%04d-%s.txt' "$count" "$(basename "$file" | tr -c 'A-Za-z0-9._\n' '_')")"
         count=$((count + 1))
     done < <("$find_files" "$work/$source" | LC_ALL=C sort)
-    find "$work/out" -size -64c -delete
+    find "$work/out" -type f -size -64c -delete
+    find "$work/out" -type f -size "+${largest_file}c" -exec truncate -s "$largest_file" {} +
     [[ $count -gt 0 ]] || fail "$source: the packages $* hold no such text any more"
     mkdir -p data/corpus
     chmod -R u=rwX,go=rX "$work/out"
@@ -81,11 +83,12 @@ make_source() {
 }
 
 find_prose() {
-    find "$1/usr/share" -type f \( -name 'bible.rawtext*' -o -name '*jargon*.txt*' -o -name '*jargon*.gz' -o -name '*.en.txt*' \
-        -o -name '*bible*.txt*' -o -name 'debian-reference.en.*txt*' \)
+    find "$1/usr/share" -type f \( -name 'jargon.txt*' -o -name 'debian-reference.en.txt.gz' -o -name 'policy.txt*' -o \
+        -path '*/developers-reference/*.txt*' -o -path '*/games/fortunes/*' ! -name '*.dat' \)
 }
 find_code() { find "$1/usr/lib/python3.11" -type f -name '*.py' -size +2k; }
-find_sql() { find "$1/usr/share" -type f \( -name '*.sql' -o -name '*.sql.gz' \); }
+# Not the scripts that are pictures in hexadecimal; of Zabbix's huge insert scripts the first part (largest_file).
+find_sql() { find "$1/usr/share" -type f \( -name '*.sql' -o -name '*.sql.gz' \) ! -name 'images.sql*'; }
 
 pack() {
     local source=$1
