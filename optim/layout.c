@@ -19,7 +19,7 @@ static int64_t staging_of(const GroupState *g) {
 
 // Travelling groups take the two ends in turn; long-lived ones have a place of their own.
 static void plan_pools(Zero *z) {
-    int64_t before[2] = {0, 0}, staged[2] = {0, 0}, first[2] = {0, 0}, first_staged[2] = {0, 0};
+    int64_t before[2] = {0, 0}, staged[2] = {0, 0};
     int end[2] = {0, 0};
     for (int i = z->params->group_count - 1; i >= 0; i--) {
         GroupState *g = &z->group[i];
@@ -29,19 +29,12 @@ static void plan_pools(Zero *z) {
         int64_t size = z->params->group[i].elements, stage = staging_of(g);
         g->end = end[kind];
         end[kind] = !end[kind];
-        if (!first[kind]) first[kind] = size, first_staged[kind] = stage;
         if (before[kind] + size > pool->elements) pool->elements = before[kind] + size;
         if (staged[kind] + stage > pool->staging_elements) pool->staging_elements = staged[kind] + stage;
         before[kind] = size;
         staged[kind] = stage;
     }
-    for (int kind = 0; kind < 2; kind++) { // the next micro-step starts while the last group still travels
-        Pool *pool = &z->pool[kind];
-        if (before[kind] + first[kind] > pool->elements) pool->elements = before[kind] + first[kind];
-        if (staged[kind] + first_staged[kind] > pool->staging_elements)
-            pool->staging_elements = staged[kind] + first_staged[kind];
-        pool->user[0] = pool->user[1] = -1;
-    }
+    for (int kind = 0; kind < 2; kind++) z->pool[kind].user[0] = z->pool[kind].user[1] = -1;
 }
 
 static float *floats(Arena *arena, int64_t count) {

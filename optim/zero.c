@@ -177,8 +177,9 @@ static void clear(float *memory, int64_t count, Stream stream) {
     }
 }
 
-// Room for a group's gradients at its end of the pool, once those that were there have left. What is at the
-// other end may stay, unless the two are neighbours in this order only (a new micro-step) and do not fit.
+// Room for a group's gradients at its end of the pool, once those that were there have left. What travels
+// from the other end goes on; only at the start of a micro-step, when it is no neighbour, it may have to
+// leave too.
 static float *borrow(Zero *z, int group) {
     const ParamGroup *self = &z->params->group[group];
     GroupState *g = &z->group[group];
