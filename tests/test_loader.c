@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "core/clock.h"
+#include "data/curriculum.h"
 #include "test_data_plan.h"
 #include <math.h>
 
@@ -32,10 +33,10 @@ static void epochs_are_permutations(void **state) {
     plan_make(&plan);
     Loader *loader = plan_open(&plan);
     int64_t next[PLAN_SOURCES] = {0};
-    char *ordinal_seen = calloc(PLAN_SOURCES * 4000, 1), *seen = calloc(PLAN_SOURCES * 64 * 601, 1);
-    for (int64_t n = 0; n < 4000; n++) {
+    char *ordinal_seen = calloc(PLAN_SOURCES * 9000, 1), *seen = calloc(PLAN_SOURCES * 64 * 601, 1);
+    for (int64_t n = 0; n < 9000; n++) { // beyond the last stage too
         SampleOrigin origin = loader_origin(loader, n);
-        char *mark = &ordinal_seen[origin.source * 4000 + origin.ordinal];
+        char *mark = &ordinal_seen[origin.source * 9000 + origin.ordinal];
         assert_false(*mark);
         *mark = 1;
         assert_int_equal(origin.epoch, origin.ordinal / trained[origin.source]);
@@ -45,7 +46,7 @@ static void epochs_are_permutations(void **state) {
         next[origin.source]++;
     }
     for (int i = 0; i < PLAN_SOURCES; i++)
-        for (int64_t k = 0; k < next[i]; k++) assert_true(ordinal_seen[i * 4000 + k]);
+        for (int64_t k = 0; k < next[i]; k++) assert_true(ordinal_seen[i * 9000 + k]);
     assert_true(next[2] > 3 * trained[2]); // it took several epochs, in several orders
     int same = 0;
     for (int64_t k = 0; k < trained[2]; k++) {
@@ -119,6 +120,28 @@ static void ramps_move_in_64_steps(void **state) {
     for (int64_t n = first; n < 2500; n++) count[loader_origin(loader, n).source]++;
     assert_memory_equal(count, ((const int64_t[]){400, 500, 100}), sizeof count);
     loader_destroy(loader);
+}
+
+// From all a to all b in steps of 100,000 samples: step j has (2j + 1) / 128 of b.
+static void ramp_weights_are_exact(void **state) {
+    (void)state;
+    const DataSource source[] = {{.name = "a"}, {.name = "b"}};
+    const double from[] = {1, 0}, to[] = {0, 1};
+    const DataStage stage[] = {{1000000, from, 0}, {10000000, to, 6400000}};
+    const DataConfig config = {.source = source, .sources = 2, .stage = stage, .stages = 2, .seq_len = 1};
+    Curriculum curriculum;
+    int64_t before[4], after[4];
+    assert_int_equal(curriculum_create(&curriculum, &config), OK);
+    for (int64_t j = 0; j < 64; j++) {
+        curriculum_count(&curriculum, 1000000 + 100000 * j, before);
+        curriculum_count(&curriculum, 1000000 + 100000 * (j + 1), after);
+        int64_t in_128ths = 128 * (after[3] - before[3]) - 100000 * (2 * j + 1);
+        assert_true(in_128ths > -128 && in_128ths < 128);
+        assert_int_equal(after[2] - before[2] + after[3] - before[3], 100000);
+    }
+    curriculum_count(&curriculum, 10000000, after);
+    assert_memory_equal(after, ((const int64_t[]){1000000, 0, 3200000, 5800000}), sizeof after);
+    curriculum_free(&curriculum);
 }
 
 // Rank r of R reads rows rB/R … (r + 1)B/R − 1: together the batch of one rank, with the same hash.
@@ -316,6 +339,7 @@ int main(void) {
         IN_FOLDER(epochs_are_permutations),
         IN_FOLDER(stages_switch_at_the_exact_sample),
         IN_FOLDER(ramps_move_in_64_steps),
+        cmocka_unit_test(ramp_weights_are_exact),
         IN_FOLDER(ranks_share_out_a_batch),
         IN_FOLDER(the_seed_decides_the_order),
         IN_FOLDER(held_out_samples_are_the_tail),
