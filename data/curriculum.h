@@ -30,7 +30,7 @@ Status curriculum_create(Curriculum *out, const DataConfig *config); // ERR_CONF
 void curriculum_free(Curriculum *curriculum);
 // The segment that holds a sample.
 const Segment *curriculum_segment(const Curriculum *curriculum, int64_t sample);
-// Source of a sample; ordinal: samples of that source before it, in all stages.
+// Source of a sample; ordinal numbers the source's samples through all stages (mixture_source).
 int curriculum_source(const Curriculum *curriculum, int64_t sample, int64_t *ordinal);
 // count[stages][sources] of samples 0 … samples − 1; closed form.
 void curriculum_count(const Curriculum *curriculum, int64_t samples, int64_t *count);

@@ -7,7 +7,8 @@
 typedef struct Loader Loader;
 typedef struct {
     int stage, source;
-    int64_t ordinal; // how many samples of this source came before
+    int64_t ordinal; // a number among the source's samples; each is used once, in order but for turns inside
+                     // a block
     int64_t epoch;
     int64_t index; // of the sample in the source: tokens index·seq_len … index·seq_len + seq_len
 } SampleOrigin;

@@ -19,7 +19,8 @@ typedef struct {
 Mixture mixture_create(const int64_t *weight, int sources, int64_t samples);
 void mixture_free(Mixture *mixture);
 int64_t mixture_quota(const Mixture *mixture, int source);
-// Source of sample n in [0, N); ordinal: how many samples of it came before.
+// Source of sample n in [0, N). ordinal in [0, quota) numbers the source's samples; each comes once, a
+// block's before the next block's.
 int mixture_source(const Mixture *mixture, int64_t n, int64_t *ordinal);
 // Adds to count[sources] how many of the first n in [0, N] samples are of each source; closed form.
 void mixture_count(const Mixture *mixture, int64_t n, int64_t *count);
