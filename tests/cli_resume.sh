@@ -4,6 +4,9 @@
 . "$(dirname "$0")/train_setup.sh"
 make_data
 make_config c.yaml 240
+# A selection bias and a growing batch must come back too.
+sed -i -e 's/expert_ffn: 48}/expert_ffn: 48, router: {bias_rate: 1.0e-2}}/' \
+    -e 's/micro: 2}/micro: 2, ramp: [{until: 20000, sequences: 4}]}/' c.yaml
 
 expect 0 "$floe" train c.yaml -n 2 -o whole -q checkpoint.keep=0
 losses whole >whole.txt

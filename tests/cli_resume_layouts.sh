@@ -5,12 +5,14 @@
 . "$(dirname "$0")/train_setup.sh"
 make_data
 make_config c.yaml 60
+# 12 sequences and experts can be shared out to 1, 2, 3 and 4 ranks.
+sed -i -e 's/experts: 4/experts: 12/' -e 's/sequences: 8, seq_len: 64, micro: 2/sequences: 12, seq_len: 64, micro: 1/' c.yaml
 
 expect 0 "$floe" train c.yaml -n 2 -o base -q
 hashes base >base_hashes.txt
-expect 0 "$floe" train c.yaml -n 2 -o start -q --max-time 1h train.steps=60 checkpoint.every=20
+expect 0 "$floe" train c.yaml -n 2 -o start -q
 i=0
-for layout in "1 1 0" "4 1 1" "4 4 2" "4 2 0" "2 2 1"; do
+for layout in "1 1 0" "4 1 1" "4 4 2" "4 2 0" "2 2 1" "3 1 1" "3 3 2"; do
     set -- $layout
     i=$((i + 1))
     rm -rf "run$i"
