@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 // N samples spread over sources in exact proportion to integer weights, as a closed formula: which source
-// sample n takes its turn from, and how many of that source came before, cost a binary search and no memory.
+// sample n takes its turn from, and which of that source's samples it is, cost a binary search and no memory.
 // docs/formats.md has the formula. Within any prefix each source is a few samples from its share; at N its
 // count is its quota.
 #pragma once
