@@ -8,10 +8,10 @@ tools/setup.sh --tests
 log=build/test.log
 code=0
 ctest --test-dir build --output-on-failure --no-tests=error -j "${FLOE_JOBS:-2}" "$@" 2>&1 | tee "$log" || code=$?
-count() { grep -cE "^ *[0-9]+/[0-9]+ Test +#[0-9]+: .*$1" "$log" || true; }
-skipped=$(count '\*\*\*Skipped')
-passed=$(count ' Passed ')
-failed=$(($(count 'Test *#') - passed - skipped))
+count() { grep -cE "^ *[0-9]+/[0-9]+ Test +#[0-9]+: $1" "$log" || true; }
+skipped=$(count '.*\*\*\*Skipped')
+passed=$(count '.* Passed ')
+failed=$(($(count '') - passed - skipped))
 if command -v clang-format >/dev/null; then
     mapfile -t sources < <(find core kernels comm data model optim train tools tests -name '*.[ch]')
     if clang-format --dry-run --Werror "${sources[@]}" 2>build/format.log; then
