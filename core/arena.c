@@ -23,8 +23,8 @@ void *arena_bytes(Arena *arena, size_t bytes) {
     arena->used += (bytes + DEVICE_ALIGNMENT - 1) / DEVICE_ALIGNMENT * DEVICE_ALIGNMENT;
     if (arena->used > arena->peak) arena->peak = arena->used;
     if (!arena->base) return NULL;
-    REQUIRE(arena->used <= arena->capacity, "arena of %zu bytes is full: the layout placed more than it counted",
-            arena->capacity);
+    REQUIRE(arena->used <= arena->capacity,
+            "arena of %zu bytes is full: the layout placed more than it counted", arena->capacity);
     return arena->base + at;
 }
 

@@ -8,7 +8,8 @@ void *device_alloc(Device device, size_t bytes) {
     REQUIRE(device.kind == DEVICE_CPU, "no such device kind: %d", device.kind);
     size_t rounded = (bytes + DEVICE_ALIGNMENT - 1) / DEVICE_ALIGNMENT * DEVICE_ALIGNMENT;
     void *memory = aligned_alloc(DEVICE_ALIGNMENT, rounded ? rounded : DEVICE_ALIGNMENT);
-    REQUIRE(memory, "out of memory: asked for %zu bytes; use more ranks, a smaller batch.micro or recompute", bytes);
+    REQUIRE(memory, "out of memory: asked for %zu bytes; use more ranks, a smaller batch.micro or recompute",
+            bytes);
     memset(memory, 0, rounded);
     return memory;
 }
@@ -48,6 +49,7 @@ void stream_wait_host(Stream stream) {
 }
 
 void *stream_scratch(Stream stream, size_t bytes) {
-    REQUIRE(bytes <= STREAM_SCRATCH_BYTES, "kernel scratch: asked for %zu bytes of %d", bytes, STREAM_SCRATCH_BYTES);
+    REQUIRE(bytes <= STREAM_SCRATCH_BYTES, "kernel scratch: asked for %zu bytes of %d", bytes,
+            STREAM_SCRATCH_BYTES);
     return stream->scratch;
 }

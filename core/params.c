@@ -25,8 +25,8 @@ int params_group(ParamTable *table, int expert, const char *name_format, ...) {
     return table->group_count++;
 }
 
-int params_add(ParamTable *table, int64_t rows, int64_t columns, float init_mean, float init_std, unsigned flags,
-               const char *name_format, ...) {
+int params_add(ParamTable *table, int64_t rows, int64_t columns, float init_mean, float init_std,
+               unsigned flags, const char *name_format, ...) {
     REQUIRE(table->group_count > 0, "params_add before params_group");
     table->param = grow(table->param, table->count, &table->capacity, sizeof *table->param);
     ParamGroup *group = &table->group[table->group_count - 1];
@@ -65,12 +65,14 @@ static Tensor view(const Param *param, float *memory) {
 
 void params_place_weights(ParamTable *table, int group, float *memory) {
     const ParamGroup *g = &table->group[group];
-    for (int i = g->first; i < g->first + g->count; i++) table->param[i].weight = view(&table->param[i], memory);
+    for (int i = g->first; i < g->first + g->count; i++)
+        table->param[i].weight = view(&table->param[i], memory);
 }
 
 void params_place_grads(ParamTable *table, int group, float *memory) {
     const ParamGroup *g = &table->group[group];
-    for (int i = g->first; i < g->first + g->count; i++) table->param[i].grad = view(&table->param[i], memory);
+    for (int i = g->first; i < g->first + g->count; i++)
+        table->param[i].grad = view(&table->param[i], memory);
 }
 
 float param_initial(const Param *param, uint64_t seed, int64_t i) {

@@ -2,7 +2,8 @@
 #include "core/rng.h"
 #include <math.h>
 
-// Philox 4x32 with 10 rounds, constants of Salmon et al., "Parallel random numbers: as easy as 1, 2, 3" (SC'11).
+// Philox 4x32 with 10 rounds, constants of Salmon et al., "Parallel random numbers: as easy as 1, 2, 3"
+// (SC'11).
 static void philox(uint32_t x[4], uint32_t key0, uint32_t key1) {
     for (int round = 0; round < 10; round++) {
         uint64_t a = (uint64_t)0xD2511F53u * x[0], b = (uint64_t)0xCD9E8D57u * x[2];

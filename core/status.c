@@ -37,7 +37,8 @@ void die_at(const char *file, int line, const char *condition, const char *forma
     va_start(args, format);
     vsnprintf(message, sizeof message, format, args);
     va_end(args);
-    log_rank(LOG_ERROR, "%s:%d: %s%s%s", file, line, condition ? condition : "", condition ? ": " : "", message);
+    log_rank(LOG_ERROR, "%s:%d: %s%s%s", file, line, condition ? condition : "", condition ? ": " : "",
+             message);
     fflush(NULL);
     if (abort_hook) abort_hook(ERR_RUNTIME);
     abort();

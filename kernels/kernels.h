@@ -1,12 +1,12 @@
 // SPDX-License-Identifier: Apache-2.0
 // Every arithmetic kernel: one function type with its contract, one table per backend.
 //
-// Conventions. Tensors are row-major, contiguous, f32 unless said otherwise. T rows (tokens), h hidden width, f FFN
-// width, E experts, k choices per token, N rows in expert order. Gradients into activations are WRITTEN (or go where
-// an Into argument says), gradients into weights are ADDED. Outputs do not alias inputs unless said. Results do not
-// depend on what the progress callback does, nor on how many other rows a row-wise kernel is given: a row of matmul's
-// result is the same bits whatever the number of rows. Sums have a fixed order: a kernel run twice gives equal bits.
-// Wrong shapes end the program (REQUIRE).
+// Conventions. Tensors are row-major, contiguous, f32 unless said otherwise. T rows (tokens), h hidden width,
+// f FFN width, E experts, k choices per token, N rows in expert order. Gradients into activations are WRITTEN
+// (or go where an Into argument says), gradients into weights are ADDED. Outputs do not alias inputs unless
+// said. Results do not depend on what the progress callback does, nor on how many other rows a row-wise
+// kernel is given: a row of matmul's result is the same bits whatever the number of rows. Sums have a fixed
+// order: a kernel run twice gives equal bits. Wrong shapes end the program (REQUIRE).
 #pragma once
 #include "core/device.h"
 #include "core/tensor.h"
@@ -19,10 +19,11 @@ typedef enum { INTO_ZERO, INTO_SUM } Into; // c = …, c += …
 
 // ---- dense algebra
 
-// c (M, N) = or += op(a) op(b); op(a) is (M, K), op(b) is (K, N); a is stored (K, M) where a_transposed, b is stored
-// (N, K) where b_transposed. Linear layers: y = x Wᵀ (false, true); dx = dy W (false, false); dW += dyᵀ x (true, false).
-// M, N or K may be 0.
-typedef void matmul_fn(Tensor c, Tensor a, bool a_transposed, Tensor b, bool b_transposed, Into into, Stream stream);
+// c (M, N) = or += op(a) op(b); op(a) is (M, K), op(b) is (K, N); a is stored (K, M) where a_transposed, b is
+// stored (N, K) where b_transposed. Linear layers: y = x Wᵀ (false, true); dx = dy W (false, false); dW +=
+// dyᵀ x (true, false). M, N or K may be 0.
+typedef void matmul_fn(Tensor c, Tensor a, bool a_transposed, Tensor b, bool b_transposed, Into into,
+                       Stream stream);
 
 // y = a + b, any equal sizes. y may be a or b.
 typedef void add_fn(Tensor y, Tensor a, Tensor b, Stream stream);
@@ -32,14 +33,15 @@ typedef void sum_squares_fn(double *out, Tensor x, Stream stream);
 
 // ---- norms, positions, activations
 
-// y[t,c] = x[t,c] · rstd[t] · w[c], rstd[t] = 1/√(mean_c x[t,c]² + eps). x, y (T, h), w (h), rstd (T). y may be x.
+// y[t,c] = x[t,c] · rstd[t] · w[c], rstd[t] = 1/√(mean_c x[t,c]² + eps). x, y (T, h), w (h), rstd (T). y may
+// be x.
 typedef void rmsnorm_forward_fn(Tensor y, Tensor rstd, Tensor x, Tensor w, float eps, Stream stream);
 // dx = or += rstd (dy·w − x̂ mean_c(dy·w·x̂)) with x̂ = x·rstd; dw[c] += Σ_t dy·x̂. dx may be dy (INTO_ZERO).
 typedef void rmsnorm_backward_fn(Tensor dx, Tensor dw, Tensor dy, Tensor x, Tensor w, Tensor rstd, Into into,
                                  Stream stream);
 
-// Rotates the pairs (j, j + d/2) of every head in place. x (T, heads·d); cosine, sine (positions, d/2); row t stands at
-// position first_position + t mod seq_len. inverse: the transpose, for gradients.
+// Rotates the pairs (j, j + d/2) of every head in place. x (T, heads·d); cosine, sine (positions, d/2); row t
+// stands at position first_position + t mod seq_len. inverse: the transpose, for gradients.
 typedef struct {
     int heads, head_dim, seq_len, first_position;
     bool inverse;
@@ -48,70 +50,78 @@ typedef void rope_fn(Tensor x, Tensor cosine, Tensor sine, const RopeShape *shap
 
 // act[r,c] = silu(gate)·up·scale[r]; gate, up, act (N, f); scale (N) or absent (1). act may be gate or up.
 typedef void swiglu_forward_fn(Tensor act, Tensor gate, Tensor up, Tensor scale, Stream stream);
-// Given dact (N, f), the gradient of act above: writes dgate, dup, act again (for the weight gradient of the next
-// matrix), and dscale[r] = Σ_c dact·silu(gate)·up where scale is there. dgate may be gate, dup may be up or dact; act
-// may be dact only if dup is not.
+// Given dact (N, f), the gradient of act above: writes dgate, dup, act again (for the weight gradient of the
+// next matrix), and dscale[r] = Σ_c dact·silu(gate)·up where scale is there. dgate may be gate, dup may be up
+// or dact; act may be dact only if dup is not.
 typedef void swiglu_backward_fn(Tensor dgate, Tensor dup, Tensor act, Tensor dscale, Tensor dact, Tensor gate,
                                 Tensor up, Tensor scale, Stream stream);
 
 // ---- attention
 
-// Causal grouped-query attention without an S × S matrix in memory. Query row i of a sequence stands at position
-// q_offset + i and sees key rows 0 … q_offset + i, but none before doc_start[row of q] where that is given. Query head
-// i reads key/value head i / (heads / kv_heads).
+// Causal grouped-query attention without an S × S matrix in memory. Query row i of a sequence stands at
+// position q_offset + i and sees key rows 0 … q_offset + i, but none before doc_start[row of q] where that is
+// given. Query head i reads key/value head i / (heads / kv_heads).
 typedef struct {
     int batch, q_len, kv_len, heads, kv_heads, head_dim, q_offset;
-    int64_t kv_stride; // rows between the sequences of k and v: their capacity (kv_len unless they are a cache)
-    float scale;       // of the scores, 1/√head_dim
+    int64_t
+        kv_stride; // rows between the sequences of k and v: their capacity (kv_len unless they are a cache)
+    float scale;   // of the scores, 1/√head_dim
     const int32_t *doc_start; // NULL, or (batch · q_len): first key row that the query may see
 } AttentionShape;
 // out (batch·q_len, heads·d); lse (batch, heads, q_len) log-sum-exp of the scores, kept for backward;
 // q (batch·q_len, heads·d); k, v (batch·kv_stride, kv_heads·d).
-typedef void attention_forward_fn(Tensor out, Tensor lse, Tensor q, Tensor k, Tensor v, const AttentionShape *shape,
-                                  Stream stream);
-typedef void attention_backward_fn(Tensor dq, Tensor dk, Tensor dv, Tensor dout, Tensor out, Tensor lse, Tensor q,
-                                   Tensor k, Tensor v, const AttentionShape *shape, Stream stream);
+typedef void attention_forward_fn(Tensor out, Tensor lse, Tensor q, Tensor k, Tensor v,
+                                  const AttentionShape *shape, Stream stream);
+typedef void attention_backward_fn(Tensor dq, Tensor dk, Tensor dv, Tensor dout, Tensor out, Tensor lse,
+                                   Tensor q, Tensor k, Tensor v, const AttentionShape *shape, Stream stream);
 
 // ---- embedding and loss
 
 // y[t] = table[tokens[t]]; tokens (T) i32, y (T, h). Ids must be below the rows of table.
 typedef void embedding_forward_fn(Tensor y, Tensor table, Tensor tokens, Stream stream);
-typedef void embedding_backward_fn(Tensor dtable, Tensor dy, Tensor tokens, Stream stream); // dtable[tokens[t]] += dy[t]
+typedef void embedding_backward_fn(Tensor dtable, Tensor dy, Tensor tokens,
+                                   Stream stream); // dtable[tokens[t]] += dy[t]
 
-// logprob[t] = logits[t, target[t]] − lse(logits[t]); then logits become grad_scale · (softmax − onehot), the gradient
-// of grad_scale · Σ_t −logprob[t], unless grad_scale is 0, which leaves them. logits (T, V), targets (T) i32.
+// logprob[t] = logits[t, target[t]] − lse(logits[t]); then logits become grad_scale · (softmax − onehot), the
+// gradient of grad_scale · Σ_t −logprob[t], unless grad_scale is 0, which leaves them. logits (T, V), targets
+// (T) i32.
 typedef void cross_entropy_fn(Tensor logprob, Tensor logits, Tensor targets, float grad_scale, Stream stream);
 
 // ---- routing
 
-// probs = softmax(logits) (T, E), lse (T) of the logits, index (T, k) i32: the k experts of largest probs + bias, best
-// first, ties to the lower expert. bias (E) or absent. probs may be logits.
-typedef void topk_softmax_fn(Tensor probs, Tensor lse, Tensor index, Tensor logits, Tensor bias, Stream stream);
+// probs = softmax(logits) (T, E), lse (T) of the logits, index (T, k) i32: the k experts of largest probs +
+// bias, best first, ties to the lower expert. bias (E) or absent. probs may be logits.
+typedef void topk_softmax_fn(Tensor probs, Tensor lse, Tensor index, Tensor logits, Tensor bias,
+                             Stream stream);
 
 // kept (T, k) i32: 1 for the first `capacity` (token, choice) pairs of each expert in priority order, else 0.
-// By position: all first choices in token order, then all second ones, … By probability: the largest probs first, then
-// the lower token, then the earlier choice.
+// By position: all first choices in token order, then all second ones, … By probability: the largest probs
+// first, then the lower token, then the earlier choice.
 typedef enum { DROP_POSITION, DROP_PROBS } DropPolicy;
 typedef void route_capacity_fn(Tensor kept, Tensor index, Tensor probs, int64_t capacity, DropPolicy policy,
                                Stream stream);
 
-// weight[t,j] = probs[t, index[t,j]] · kept[t,j]; where renormalize, divided by max(Σ_j, 2⁻²³). kept or absent (all 1).
-typedef void route_weights_fn(Tensor weight, Tensor probs, Tensor index, Tensor kept, bool renormalize, Stream stream);
+// weight[t,j] = probs[t, index[t,j]] · kept[t,j]; where renormalize, divided by max(Σ_j, 2⁻²³). kept or
+// absent (all 1).
+typedef void route_weights_fn(Tensor weight, Tensor probs, Tensor index, Tensor kept, bool renormalize,
+                              Stream stream);
 
-// Stable counting sort of the kept pairs by expert: row (T, k) i32 = place of the pair in expert order (token-major
-// within an expert: by token, then choice), −1 where dropped; counts (E) i32 rows per expert.
+// Stable counting sort of the kept pairs by expert: row (T, k) i32 = place of the pair in expert order
+// (token-major within an expert: by token, then choice), −1 where dropped; counts (E) i32 rows per expert.
 typedef void route_sort_fn(Tensor row, Tensor counts, Tensor index, Tensor kept, Stream stream);
 
-// Per group of T/G consecutive tokens: chosen (G, E) i32 how often each expert was chosen (dropped choices included),
-// first (G, E) i32 how often as first choice, prob_sum (G, E) Σ_t probs.
-typedef void route_stats_fn(Tensor chosen, Tensor first, Tensor prob_sum, Tensor probs, Tensor index, Stream stream);
+// Per group of T/G consecutive tokens: chosen (G, E) i32 how often each expert was chosen (dropped choices
+// included), first (G, E) i32 how often as first choice, prob_sum (G, E) Σ_t probs.
+typedef void route_stats_fn(Tensor chosen, Tensor first, Tensor prob_sum, Tensor probs, Tensor index,
+                            Stream stream);
 
 // dlogits (T, E), the gradient through weights, balance loss and z-loss:
-//   dp[t,e] = Σ_j [index[t,j] = e] · (gradient of weight[t,j] for dweight, through the renormalisation) + balance[g(t), e]
-//   dlogits[t,e] = probs[t,e]·(dp[t,e] − Σ_e' probs·dp) + z_scale·2·lse[t]·probs[t,e]
+//   dp[t,e] = Σ_j [index[t,j] = e] · (gradient of weight[t,j] for dweight, through the renormalisation) +
+//   balance[g(t), e] dlogits[t,e] = probs[t,e]·(dp[t,e] − Σ_e' probs·dp) + z_scale·2·lse[t]·probs[t,e]
 // balance (G, E) is already scaled; absent = 0. kept as in route_weights. dlogits may not be probs.
-typedef void route_backward_fn(Tensor dlogits, Tensor dweight, Tensor weight, Tensor probs, Tensor lse, Tensor index,
-                               Tensor kept, Tensor balance, bool renormalize, float z_scale, Stream stream);
+typedef void route_backward_fn(Tensor dlogits, Tensor dweight, Tensor weight, Tensor probs, Tensor lse,
+                               Tensor index, Tensor kept, Tensor balance, bool renormalize, float z_scale,
+                               Stream stream);
 
 // ---- rows to expert order and back (row as in route_sort)
 
@@ -126,7 +136,8 @@ typedef void pairs_scatter_fn(Tensor value, Tensor rows, Tensor row, Stream stre
 // ---- optimizer
 
 // One AdamW update of torch semantics in place over equal 1-D ranges: with g = grad·grad_scale,
-//   m = β₁m + (1−β₁)g;  v = β₂v + (1−β₂)g²;  master −= lr·decay·master;  master −= lr·(m/(1−β₁ᵗ))/(√(v/(1−β₂ᵗ)) + ε)
+//   m = β₁m + (1−β₁)g;  v = β₂v + (1−β₂)g²;  master −= lr·decay·master;  master −=
+//   lr·(m/(1−β₁ᵗ))/(√(v/(1−β₂ᵗ)) + ε)
 // and weight = master (rounded to the weight's dtype; weight may be master).
 typedef struct {
     float lr, beta1, beta2, eps, decay, grad_scale;
@@ -163,8 +174,8 @@ typedef struct Kernels {
 } Kernels;
 enum { KERNEL_COUNT = 24 };
 
-// The table for a device, picked at run time by what the processor can do. FLOE_ISA=v2|v3|v4 asks for less (tests);
-// asking for more than the machine has ends the program.
+// The table for a device, picked at run time by what the processor can do. FLOE_ISA=v2|v3|v4 asks for less
+// (tests); asking for more than the machine has ends the program.
 const Kernels *kernels_for(Device device);
 const char *kernels_isa(void); // "x86-64-v4 (AVX-512)", …
 #ifdef __cplusplus
