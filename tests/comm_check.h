@@ -32,9 +32,12 @@ static inline Stream check_stream(Mesh *mesh) {
 }
 
 // In (−1, 1), of mixed magnitude, so that the order of a sum shows in its bits.
+static inline double check_double(int64_t stream, int64_t i) {
+    return (2 * rng_uniform(7, (uint64_t)stream, (uint64_t)i) - 1) * (i % 7 ? 1 : 1e-4);
+}
+
 static inline float check_value(int64_t stream, int64_t i) {
-    double u = rng_uniform(7, (uint64_t)stream, (uint64_t)i);
-    return (float)((2 * u - 1) * (i % 7 ? 1 : 1e-4));
+    return (float)check_double(stream, i);
 }
 
 // Exit code of a test: 1 on all ranks where any of them counted a failure.

@@ -39,12 +39,12 @@ static void sums(Group *g) {
     int64_t i64[COUNT], most[COUNT];
     uint64_t bits[COUNT], all_bits;
     for (int i = 0; i < COUNT; i++) {
-        f64[i] = check_value(rank, i);
+        f64[i] = check_double(rank, i);
         i64[i] = (INT64_C(1) << 40) + rank * i;
         most[i] = rank == i % size ? 1000 + i : -i;
         bits[i] = rng_u64(1, (uint64_t)rank, (uint64_t)i);
-        expected[i] = check_value(0, i);
-        for (int r = 1; r < size; r++) expected[i] += (double)check_value(r, i);
+        expected[i] = check_double(0, i);
+        for (int r = 1; r < size; r++) expected[i] += check_double(r, i);
     }
     double largest = -1.0 * rank - 1;
     group_sum_f64(g, f64, COUNT);

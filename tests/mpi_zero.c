@@ -16,7 +16,7 @@ static ParamTable describe(int first_expert, int experts, bool tied) {
     ParamTable t = {0};
     params_group(&t, 0, "embed");
     t.group[0].long_lived = tied;
-    params_add(&t, 37, 9, 0, 0.5f, PARAM_DECAY | PARAM_EMBEDDING, "embed");
+    params_add(&t, 397, 9, 0, 0.5f, PARAM_DECAY | PARAM_EMBEDDING, "embed");
     for (int l = 0; l < LAYERS; l++) {
         params_group(&t, 0, "layers.%d", l);
         params_add(&t, 33, 0, 1, 0, 0, "layers.%d.norm", l);
@@ -28,7 +28,7 @@ static ParamTable describe(int first_expert, int experts, bool tied) {
     }
     params_group(&t, 0, "head");
     params_add(&t, 5, 0, 1, 0, 0, "norm");
-    if (!tied) params_add(&t, 41, 17, 0, 0.5f, PARAM_DECAY, "head");
+    if (!tied) params_add(&t, 397, 9, 0, 0.5f, PARAM_DECAY, "head");
     return t;
 }
 

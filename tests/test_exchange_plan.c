@@ -34,6 +34,10 @@ static void test_cut_between_experts(void **state) {
     expect(exchange_expert_rows(&plan, 0, 0, 1), 0, 0);
     expect(exchange_expert_rows(&plan, 0, 1, 1), 5, 4);
     expect(exchange_expert_rows(&plan, 0, 1, 2), 9, 7);
+    plan = plan_of(100, 3);
+    expect(exchange_piece(&plan, 0, 0), 0, 5);
+    expect(exchange_piece(&plan, 0, 1), 5, 4);
+    expect(exchange_piece(&plan, 0, 2), 9, 7);
 }
 
 static void test_cut_by_rows(void **state) {
