@@ -18,7 +18,7 @@ static void softmax_row(Forward *f, int64_t r, int64_t width, int64_t first, int
     for (int64_t j = 0; j < first; j++) s[j] = -INFINITY;
     for (int64_t j = end; j < width; j++) s[j] = -INFINITY;
     float before = f->most[r], most = largest(s, width);
-    if (most > before) {
+    if (!(most <= before)) { // or not a number
         float rescale = exp2_below((before - most) * scale * log2_e);
         f->most[r] = most;
         f->sum[r] *= rescale;

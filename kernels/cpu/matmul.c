@@ -1,13 +1,14 @@
 // SPDX-License-Identifier: Apache-2.0
 // Matrix products in the manner of Goto and van de Geijn ("Anatomy of high-performance matrix
-// multiplication", 2008): b is packed in panels that stay in the caches while a block of a runs over them. K
-// is cut at the same places for every row, so that a row's bits do not depend on the others.
+// multiplication", 2008): both operands are packed, each part once, just before its first use and while the
+// next part is being fetched. K is cut at the same places for every row, so that a row's bits do not depend
+// on the others.
 #include "kernels/cpu/gemm_micro.h"
 
-// A block of a (BLOCK_M × BLOCK_K) and CHUNK columns of b share the second cache; a panel of b (BLOCK_K ×
-// PANEL) and a tile of a the first. b is packed NARROW_N or WIDE_N columns at a time.
+// A block of a (BLOCK_M × BLOCK_K) and CHUNK columns of b share the second cache, a tile of a stays in the
+// first. At most WIDE_N columns of b are packed at a time.
 enum { BLOCK_K = 256, BLOCK_M = 10 * TILE_ROWS, A_STRIDE = BLOCK_K + LANES, A_FLOATS = BLOCK_M * A_STRIDE };
-enum { CHUNK = 8 * PANEL, NARROW_N = 2 * PANEL, WIDE_N = 32768 };
+enum { CHUNK = 8 * PANEL, WIDE_N = 32768, LINE = 16 }; // a cache line has LINE floats
 
 static int64_t smaller(int64_t a, int64_t b) {
     return a < b ? a : b;
@@ -19,15 +20,46 @@ typedef struct {
     bool transposed;
 } Operand;
 
-// A block of a in packed form. Plain: tile by tile, each row BLOCK_K long at a stride that spreads over the
-// cache sets. Transposed: [tile][k][TILE_ROWS]; written in whole vectors, each of which covers what the one
-// before wrote too much.
-static void pack_a(float *dst, Operand a, int64_t m0, int64_t m, int64_t k0, int64_t k) {
-    if (!a.transposed) {
-        for (int64_t i = 0; i < m; i++)
-            memcpy(dst + i * A_STRIDE, a.data + (m0 + i) * a.ld + k0, (size_t)k * sizeof *dst);
-        return;
+// ---- fetching ahead: a piece of a matrix is brought to the second cache a few lines at a time
+
+typedef struct {
+    const float *row;
+    int64_t rows, columns, ld, column;
+} Ahead;
+
+// The piece of `operand` with op(…)[row0 : row0 + rows, column0 : column0 + columns].
+static Ahead piece_ahead(Operand operand, int64_t row0, int64_t rows, int64_t column0, int64_t columns) {
+    if (operand.transposed)
+        return (Ahead){operand.data + column0 * operand.ld + row0, columns, rows, operand.ld, 0};
+    return (Ahead){operand.data + row0 * operand.ld + column0, rows, columns, operand.ld, 0};
+}
+
+static int64_t lines_of(const Ahead *piece) {
+    return piece->rows * ((piece->columns + LINE - 1) / LINE);
+}
+
+static void fetch(Ahead *piece, int64_t lines) {
+    for (; lines > 0 && piece->rows > 0; lines--) {
+        __builtin_prefetch(piece->row + piece->column, 0, 2);
+        piece->column += LINE;
+        if (piece->column < piece->columns) continue;
+        piece->column = 0;
+        piece->row += piece->ld;
+        piece->rows--;
     }
+}
+
+// ---- packing
+
+// A tile of a: rows at a stride that spreads over the cache sets.
+static void pack_a_tile(float *dst, Operand a, int64_t m0, int64_t rows, int64_t k0, int64_t k) {
+    for (int64_t i = 0; i < rows; i++)
+        memcpy(dst + i * A_STRIDE, a.data + (m0 + i) * a.ld + k0, (size_t)k * sizeof *dst);
+}
+
+// All tiles of a block of a transposed a, each [k][TILE_ROWS]; in whole vectors, each of which covers what
+// the one before wrote too much.
+static void pack_a_transposed(float *dst, Operand a, int64_t m0, int64_t m, int64_t k0, int64_t k) {
     enum { READ = (TILE_ROWS + LANES - 1) / LANES * LANES };
     for (int64_t p = 0; p < k; p++) {
         const float *src = a.data + (k0 + p) * a.ld + m0;
@@ -73,59 +105,83 @@ ALWAYS_INLINE void one_tile(int rows, int64_t width, int64_t k, const float *a, 
         edge_tile(rows, width, k, a, row_stride, k_stride, b, c, ldc, add);
 }
 
-// c (m, n) from a packed block of a and packed panels of b, tile-row by tile-row.
-static void tiles(int64_t m, int64_t n, int64_t k, const float *a, bool transposed, const float *b, float *c,
-                  int64_t ldc, bool add) {
+// ---- the product
+
+// c[:, n0 : n0 + n] = or += op(a)[:, k0 : k0 + k] op(b)[k0 : k0 + k, n0 : n0 + n], of M rows
+typedef struct {
+    float *c;
+    int64_t ldc, M, k0, k, n0, n;
+    Operand a, b;
+    float *packed_a, *packed_b;
+    bool add;
+    Stream stream;
+    int64_t until_poll; // multiply-adds
+} Job;
+
+static void poll_after(Job *job, int64_t work) {
+    enum { POLL_WORK = 4 << 20 }; // 80 µs at 100 GFLOP/s
+    job->until_poll -= work;
+    if (job->until_poll > 0) return;
+    stream_poll(job->stream);
+    job->until_poll = POLL_WORK;
+}
+
+// What is fetched while the tiles of a chunk are computed.
+typedef struct {
+    Ahead b;
+    int64_t b_lines; // a tile
+    bool a;          // a's tiles are packed on the way
+} Fetch;
+
+// Rows [m0, m0 + m) of columns [j, j + n) of the job, tile-row by tile-row.
+static void tiles(const Job *job, int64_t m0, int64_t m, int64_t j, int64_t n, const float *b, Fetch ahead) {
+    int64_t k = job->k, panels = panels_of(n);
+    float *a = job->packed_a;
     for (int64_t i = 0; i < m; i += TILE_ROWS, a += TILE_ROWS * A_STRIDE) {
         int rows = (int)smaller(TILE_ROWS, m - i);
-        for (int64_t j = 0; j < n; j += PANEL) {
-            float *to = c + i * ldc + j;
-            int64_t width = smaller(PANEL, n - j);
+        Ahead next = {0};
+        if (ahead.a) {
+            pack_a_tile(a, job->a, m0 + i, rows, job->k0, k);
+            next = piece_ahead(job->a, m0 + i + rows, smaller(TILE_ROWS, job->M - m0 - i - rows), job->k0, k);
+        }
+        int64_t a_lines = lines_of(&next) / panels + 1;
+        for (int64_t p = 0; p < panels; p++) {
+            float *to = job->c + (m0 + i) * job->ldc + job->n0 + j + p * PANEL;
             for (int r = 0; r < rows; r++) { // c arrives while the products are summed
-                __builtin_prefetch(to + r * ldc, 1);
-                __builtin_prefetch(to + r * ldc + LANES, 1);
+                __builtin_prefetch(to + r * job->ldc, 1);
+                __builtin_prefetch(to + r * job->ldc + LANES, 1);
             }
-            if (transposed)
-                one_tile(rows, width, k, a, 1, TILE_ROWS, b + j * k, to, ldc, add);
+            fetch(&next, a_lines);
+            fetch(&ahead.b, ahead.b_lines);
+            int64_t width = smaller(PANEL, n - p * PANEL);
+            if (job->a.transposed)
+                one_tile(rows, width, k, a, 1, TILE_ROWS, b + p * PANEL * k, to, job->ldc, job->add);
             else
-                one_tile(rows, width, k, a, A_STRIDE, 1, b + j * k, to, ldc, add);
+                one_tile(rows, width, k, a, A_STRIDE, 1, b + p * PANEL * k, to, job->ldc, job->add);
         }
     }
 }
 
-// What remains of the work until the next poll.
-typedef struct {
-    Stream stream;
-    int64_t left;
-} Poll;
-
-static void poll_after(Poll *poll, int64_t work) {
-    enum { POLL_WORK = 4 << 20 }; // multiply-adds: 80 µs at 100 GFLOP/s
-    poll->left -= work;
-    if (poll->left > 0) return;
-    stream_poll(poll->stream);
-    poll->left = POLL_WORK;
-}
-
-// c[:, n0 : n0 + n] = or += op(a)[:, k0 : k0 + k] op(b)[k0 : k0 + k, n0 : n0 + n]
-static void multiply_block(Tensor c, Operand left, int64_t k0, int64_t k, Operand right, int64_t n0,
-                           int64_t n, float *packed_a, bool a_is_packed, float *packed_b, bool add,
-                           Poll *poll) {
-    enum { PACK_COST = 8 }; // packing an element costs as much as 8 multiply-adds
-    int64_t M = c.dim[0], N = c.dim[1];
-    for (int64_t j = 0; j < n; j += CHUNK) {
-        int64_t width = smaller(CHUNK, n - j);
-        pack_b(packed_b + j * k, right, k0, k, n0 + j, width);
-        poll_after(poll, width * k * PACK_COST);
-    }
-    for (int64_t m0 = 0; m0 < M; m0 += BLOCK_M) {
-        int64_t m = smaller(BLOCK_M, M - m0);
-        if (!a_is_packed) pack_a(packed_a, left, m0, m, k0, k);
-        for (int64_t j = 0; j < n; j += CHUNK) {
-            int64_t width = smaller(CHUNK, n - j);
-            tiles(m, width, k, packed_a, left.transposed, packed_b + j * k, tensor_f32(c) + m0 * N + n0 + j,
-                  N, add);
-            poll_after(poll, m * width * k);
+static void multiply(Job *job) {
+    enum { PACK_COST = 8 };          // packing an element costs as much as 8 multiply-adds
+    bool single = job->M <= BLOCK_M; // no part of b is used twice: one chunk's place serves all
+    for (int64_t m0 = 0; m0 < job->M; m0 += BLOCK_M) {
+        int64_t m = smaller(BLOCK_M, job->M - m0);
+        if (job->a.transposed) pack_a_transposed(job->packed_a, job->a, m0, m, job->k0, job->k);
+        for (int64_t j = 0; j < job->n; j += CHUNK) {
+            int64_t width = smaller(CHUNK, job->n - j);
+            float *b = job->packed_b + (single ? 0 : j * job->k);
+            Fetch ahead = {.a = j == 0 && !job->a.transposed};
+            if (m0 == 0) {
+                pack_b(b, job->b, job->k0, job->k, job->n0 + j, width);
+                poll_after(job, width * job->k * PACK_COST);
+                ahead.b = piece_ahead(job->b, job->k0, job->k, job->n0 + j + width,
+                                      smaller(CHUNK, job->n - j - width));
+                ahead.b_lines =
+                    lines_of(&ahead.b) / (((m + TILE_ROWS - 1) / TILE_ROWS) * panels_of(width)) + 1;
+            }
+            tiles(job, m0, m, j, width, b, ahead);
+            poll_after(job, m * width * job->k);
         }
     }
 }
@@ -142,17 +198,23 @@ void KERNEL(matmul)(Tensor c, Tensor a, bool a_transposed, Tensor b, bool b_tran
         if (into == INTO_ZERO) memset(c.data, 0, tensor_bytes(c));
         return;
     }
-    Operand left = {tensor_f32(a), a.dim[1], a_transposed}, right = {tensor_f32(b), b.dim[1], b_transposed};
-    int64_t k_blocks = (K + BLOCK_K - 1) / BLOCK_K, k_most = (K + k_blocks - 1) / k_blocks;
-    k_most = smaller(BLOCK_K, (k_most + LANES - 1) / LANES * LANES);
-    // One block of a stays for all of b: then b is packed panel by panel, just before its use. Else b is
-    // packed whole.
-    int64_t n_most = M <= BLOCK_M ? NARROW_N : WIDE_N;
-    float *packed_a =
-        stream_scratch(stream, (A_FLOATS + (size_t)(BLOCK_K * (smaller(n_most, N) + PANEL))) * sizeof(float));
-    Poll poll = {stream, 0};
-    for (int64_t k0 = 0; k0 < K; k0 += k_most)
-        for (int64_t n0 = 0; n0 < N; n0 += n_most)
-            multiply_block(c, left, k0, smaller(k_most, K - k0), right, n0, smaller(n_most, N - n0), packed_a,
-                           M <= BLOCK_M && n0 > 0, packed_a + A_FLOATS, into == INTO_SUM || k0 > 0, &poll);
+    int64_t k_blocks = (K + BLOCK_K - 1) / BLOCK_K, k_even = (K + k_blocks - 1) / k_blocks;
+    int64_t k_most = smaller(BLOCK_K, (k_even + LANES - 1) / LANES * LANES), n_most = smaller(WIDE_N, N);
+    float *scratch =
+        stream_scratch(stream, (A_FLOATS + (size_t)(BLOCK_K * (n_most + PANEL))) * sizeof(float));
+    Job job = {.c = tensor_f32(c),
+               .ldc = N,
+               .M = M,
+               .a = {tensor_f32(a), a.dim[1], a_transposed},
+               .b = {tensor_f32(b), b.dim[1], b_transposed},
+               .packed_a = scratch,
+               .packed_b = scratch + A_FLOATS,
+               .stream = stream};
+    for (job.k0 = 0; job.k0 < K; job.k0 += k_most)
+        for (job.n0 = 0; job.n0 < N; job.n0 += n_most) {
+            job.k = smaller(k_most, K - job.k0);
+            job.n = smaller(n_most, N - job.n0);
+            job.add = into == INTO_SUM || job.k0 > 0;
+            multiply(&job);
+        }
 }
