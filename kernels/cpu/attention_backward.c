@@ -14,9 +14,8 @@ typedef struct {
         __attribute__((aligned(64))); // their gradients, then those of the scores
 } Backward;
 
-// p and dp of a row from `width` scores and dout·v; 0 outside [first, end) and up to `whole`.
-static void gradient_row(Backward *w, int64_t r, int64_t width, int64_t whole, int64_t first, int64_t end,
-                         float scale) {
+// p and dp of a row from `width` scores and dout·v; 0 outside [first, end).
+static void gradient_row(Backward *w, int64_t r, int64_t width, int64_t first, int64_t end, float scale) {
     float *p = w->p + r * SCORE_STRIDE, *dp = w->dp + r * SCORE_STRIDE, dot = w->dot[r];
     float lse = w->lse[r];
     for (int64_t j = 0; j < first; j++) p[j] = -INFINITY;
@@ -25,14 +24,13 @@ static void gradient_row(Backward *w, int64_t r, int64_t width, int64_t whole, i
         p[j] = exp2_below((p[j] * scale - lse) * log2_e);
         dp[j] = p[j] * (dp[j] - dot) * scale;
     }
-    for (int64_t j = width; j < whole; j++) p[j] = dp[j] = 0;
 }
 
 // Queries [i, i + rows) of a head against keys [key, key + KEY_BLOCK).
 static void backward_block(Backward *w, const Head *head, int64_t i, int64_t rows, int64_t key) {
     const AttentionShape *s = head->shape;
     int64_t d = s->head_dim, padded = head->padded;
-    int64_t widest = at_most(end_key(head, i + rows - 1) - key, KEY_BLOCK), whole = panels_of(widest) * PANEL;
+    int64_t widest = at_most(end_key(head, i + rows - 1) - key, KEY_BLOCK);
     for (int64_t r = 0; r < rows; r += HEAD_ROWS) {
         int64_t n = at_most(HEAD_ROWS, rows - r),
                 end = at_most(end_key(head, i + r + n - 1) - key, KEY_BLOCK);
@@ -44,14 +42,14 @@ static void backward_block(Backward *w, const Head *head, int64_t i, int64_t row
         for (int64_t t = r; t < r + n; t++) {
             int64_t first = first_key(head, i + t) - key;
             int64_t width = panels * PANEL, last = at_most(end_key(head, i + t) - key, width);
-            gradient_row(w, t, width, whole, first > 0 ? at_most(first, width) : 0, last > 0 ? last : 0,
-                         s->scale);
+            gradient_row(w, t, width, first > 0 ? at_most(first, width) : 0, last > 0 ? last : 0, s->scale);
         }
         if (end > 0)
             product(n, padded / PANEL, end, w->dp + r * SCORE_STRIDE, SCORE_STRIDE, 1, w->keys + key * padded,
                     PANEL, padded, w->dq + r * padded, padded, true);
     }
-    for (int64_t j = 0; j < widest; j += HEAD_ROWS) { // no query before the key itself sees it
+    // No query before a tile's first key sees it; those from there on have scores for all of the tile.
+    for (int64_t j = 0; j < widest; j += HEAD_ROWS) {
         int64_t r = key + j - s->q_offset - i, from = r > 0 ? r : 0;
         product(HEAD_ROWS, padded / PANEL, rows - from, w->p + from * SCORE_STRIDE + j, 1, SCORE_STRIDE,
                 w->dout + from * padded, PANEL, padded, w->dvalues + (key + j) * padded, padded, true);
