@@ -62,6 +62,12 @@ expect 0 "$floe" train c.yaml -n 2 -o tuned train.init_from=again train.steps=3
 says out.txt '^resume +weights of again/ckpt/step-000000060'
 losses tuned | awk '$1 == 1 && $2 > 4.5 { exit 1 }' || fail "train.init_from did not start from the weights"
 
+# ---- a loss that is no longer a number
+expect 5 "$floe" train c.yaml -n 2 -o wild -q optim.lr=1.0e+18 optim.clip=0 optim.warmup=0
+says err.txt 'step 2: .*diverged'
+grep -v '"event"' wild/metrics.jsonl | tail -1 | grep -q '"loss":null.*"nonfinite":true' || fail "no null for a loss that is not a number"
+[ -z "$(ls wild/ckpt)" ] || fail "a diverged state was saved"
+
 # ---- bad data
 mkdir bad
 cp data/* bad/

@@ -238,8 +238,9 @@ static Status stop_early(Loop *loop) {
     progress_bar_clear(&loop->bar);
     note(loop, metrics_event(options->metrics, "signal", loop->state->step, more));
     if (loop->state->step > 0) TRY(save(loop, false));
-    log_rank0(LOG_INFO, "stop %s | %s | go on with: floe train %s/config.yaml -o %s", position(loop, at),
-              options->signals->reason, options->run_dir, options->run_dir);
+    log_rank0(LOG_INFO, "stop %s | %s | go on with: floe train %s/config.yaml -o %s -n %d",
+              position(loop, at), options->signals->reason, options->run_dir, options->run_dir,
+              group_size(loop->world));
     return ERR_TEMPORARY;
 }
 

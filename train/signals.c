@@ -32,6 +32,9 @@ void signals_catch(void) {
     handle(SIGTERM, on_stop);
     handle(SIGINT, on_stop);
     handle(SIGUSR2, on_stop);
+    struct sigaction hangup;
+    sigaction(SIGHUP, NULL, &hangup);
+    if (hangup.sa_handler != SIG_IGN) handle(SIGHUP, on_stop); // nohup keeps its meaning
     handle(SIGUSR1, on_save);
 }
 
@@ -51,12 +54,15 @@ void signals_start(Signals *signals, Group *world, const char *run_dir, double m
 }
 
 // Reasons, most urgent last: ranks agree on the largest.
-enum { NO_REASON, SAVE_FILE, SAVE_SIGNAL, TIME_UP, STOP_FILE, STOP_USR2, STOP_INT, STOP_TERM };
-static const char *const reason_text[] = {"",         "ctl/save", "SIGUSR1", "--max-time",
-                                          "ctl/stop", "SIGUSR2",  "SIGINT",  "SIGTERM"};
+enum { NO_REASON, SAVE_FILE, SAVE_SIGNAL, TIME_UP, STOP_FILE, STOP_USR2, STOP_HUP, STOP_INT, STOP_TERM };
+static const char *const reason_text[] = {"",        "ctl/save", "SIGUSR1", "--max-time", "ctl/stop",
+                                          "SIGUSR2", "SIGHUP",   "SIGINT",  "SIGTERM"};
 
 static int64_t own_reason(Signals *signals) {
-    if (stop_signal) return stop_signal == SIGTERM ? STOP_TERM : stop_signal == SIGINT ? STOP_INT : STOP_USR2;
+    if (stop_signal == SIGTERM) return STOP_TERM;
+    if (stop_signal == SIGINT) return STOP_INT;
+    if (stop_signal == SIGHUP) return STOP_HUP;
+    if (stop_signal) return STOP_USR2;
     if (group_rank(signals->world) == 0) { // files and clocks may differ between hosts: one rank decides
         double now = clock_seconds();
         if (signals->deadline > 0 && now >= signals->deadline) return TIME_UP;
