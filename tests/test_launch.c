@@ -222,11 +222,22 @@ static void test_first_signal_saves(void **state) {
     }
 }
 
+static bool catches_term(pid_t pid) {
+    char path[64], line[256];
+    unsigned long long mask = 0;
+    snprintf(path, sizeof path, "/proc/%d/status", (int)pid);
+    FILE *file = fopen(path, "r");
+    while (file && fgets(line, sizeof line, file)) sscanf(line, "SigCgt: %llx", &mask);
+    if (file) fclose(file);
+    return mask >> (SIGTERM - 1) & 1;
+}
+
 static void test_early_signal_waits_for_ranks(void **state) {
     (void)state;
     for (int ms = 0; ms <= 400; ms += 100) {
         Front front = start("2", "work", NULL);
-        sleep_ms(60 + ms); // the front end itself is there
+        while (!catches_term(front.pid)) sleep_ms(1); // the front end itself is there, its ranks are not
+        sleep_ms(ms);
         kill(front.pid, SIGTERM);
         assert_int_equal(wait_for_front(front), ERR_TEMPORARY);
     }

@@ -16,9 +16,10 @@ static bool is_rule(const char *line, size_t length) { // -------…
     return dashes >= 40 && (dashes == length || line[dashes] == '\n');
 }
 
-// "[host:1234] …", what mpirun and the MPI library say of themselves.
+// "[host:1234] …", what mpirun and the MPI library say of themselves; mpirun sets it apart by empty lines.
 static bool is_library_word(const char *line, size_t length) {
     size_t i = 1;
+    if (line[0] == '\n') return true;
     if (strncmp(line, "mpirun: ", 8) == 0 || strncmp(line, "orterun: ", 9) == 0) return true;
     if (length < 5 || line[0] != '[') return false;
     while (i < length && !isspace((unsigned char)line[i]) && line[i] != ':' && line[i] != ']') i++;
