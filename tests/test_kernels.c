@@ -214,6 +214,51 @@ static void swiglu_saturates(void) {
     for (int i = 0; i < N; i++) close_to(tensor_f32(dgate)[i], ends[i] > 0 ? 1 : 0, 1e-6);
 }
 
+// ---- rows
+
+static void same_row(Tensor some, Tensor all, int64_t row) {
+    Tensor want = tensor_rows(all, row, 1);
+    assert_memory_equal(some.data, want.data, tensor_bytes(want));
+}
+
+// A row has the same bits alone, at another address, and among others.
+static void rows_stand_alone(void) {
+    enum { T = 6, H = 333, E = 37, K = 3 };
+    Tensor x = input(T, H, 1), u = input(T, H, 1), d = input(T, H, 1), w = input(H, 0, 1),
+           scale = input(T, 0, 1);
+    Tensor y = output(T, H), rstd = output(T, 0), dx = output(T, H), dw = output_copy(w), act = output(T, H);
+    Tensor dgate = output(T, H), dup = output(T, H), again = output(T, H), dscale = output(T, 0), none = {0};
+    Tensor loss = output_copy(x), logprob = output(T, 0), targets = input_ints(T, 0, H),
+           router = input(T, E, 1);
+    Tensor probs = output(T, E), lse = output(T, 0), index = output_ints(T, K), one = output(1, H),
+           two = output(1, H);
+    Tensor three = output(1, H), number = output(1, 0), few = output(1, E), choice = output_ints(1, K);
+    kernels->rmsnorm_forward(y, rstd, x, w, 1e-5f, stream);
+    kernels->rmsnorm_backward(dx, dw, d, x, w, rstd, INTO_ZERO, stream);
+    kernels->swiglu_forward(act, x, u, scale, stream);
+    kernels->swiglu_backward(dgate, dup, again, dscale, d, x, u, scale, stream);
+    kernels->cross_entropy(logprob, loss, targets, 0.1f, stream);
+    kernels->topk_softmax(probs, lse, index, router, none, stream);
+    for (int64_t t = 0; t < T; t++) {
+        Tensor xt = tensor_rows(x, t, 1), ut = tensor_rows(u, t, 1), dt = tensor_rows(d, t, 1);
+        Tensor st = tensor_rows(scale, t, 1);
+        kernels->rmsnorm_forward(one, number, xt, w, 1e-5f, stream);
+        same_row(one, y, t), same_row(number, rstd, t);
+        kernels->rmsnorm_backward(one, dw, dt, xt, w, number, INTO_ZERO, stream);
+        same_row(one, dx, t);
+        kernels->swiglu_forward(one, xt, ut, st, stream);
+        same_row(one, act, t);
+        kernels->swiglu_backward(one, two, three, number, dt, xt, ut, st, stream);
+        same_row(one, dgate, t), same_row(two, dup, t), same_row(three, again, t),
+            same_row(number, dscale, t);
+        memcpy(one.data, xt.data, tensor_bytes(one));
+        kernels->cross_entropy(number, one, tensor_rows(targets, t, 1), 0.1f, stream);
+        same_row(one, loss, t), same_row(number, logprob, t);
+        kernels->topk_softmax(few, number, choice, tensor_rows(router, t, 1), none, stream);
+        same_row(few, probs, t), same_row(number, lse, t), same_row(choice, index, t);
+    }
+}
+
 // ---- optimizer
 
 static void adamw_follows_the_formula(void) {
@@ -262,6 +307,7 @@ EVERY_ISA(norms)
 EVERY_ISA(rope_rotates)
 EVERY_ISA(swiglu)
 EVERY_ISA(swiglu_saturates)
+EVERY_ISA(rows_stand_alone)
 EVERY_ISA(adamw_follows_the_formula)
 
 int main(void) {
@@ -274,6 +320,7 @@ int main(void) {
         cmocka_unit_test(rope_rotates_everywhere),
         cmocka_unit_test(swiglu_everywhere),
         cmocka_unit_test(swiglu_saturates_everywhere),
+        cmocka_unit_test(rows_stand_alone_everywhere),
         cmocka_unit_test(adamw_follows_the_formula_everywhere),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
