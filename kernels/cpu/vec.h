@@ -56,7 +56,7 @@ ALWAYS_INLINE float largest(const float *a, int64_t n) {
 }
 
 // e^x without branches, so that loops over it become vector code; relative error below 2e-7 (measured over
-// all floats in −87 … 88). Below −87.3 the result is about 1e-38, never a denormal; NaN passes. Cody-Waite
+// all floats on −87 … 88). Below −87.3 the result is about 1e-38, never a denormal; NaN passes. Cody-Waite
 // reduction, then the Taylor series to x⁶ on ±ln2/2 (remainder 2e-9).
 static inline float fast_exp(float x) {
     float clamped = x < -87.3f ? -87.3f : x;
