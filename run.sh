@@ -1,4 +1,5 @@
 #!/usr/bin/env bash
+# SPDX-License-Identifier: Apache-2.0
 # The main job on this machine: sets everything up, makes a corpus of real text, trains a small Arctic on MPI ranks
 # through three curriculum stages, stops it once and resumes it on another number of ranks, and lets it write a line.
 # usage: ./run.sh        the run folder is runs/demo; one that is there already is kept as runs/demo-TIME

@@ -1,4 +1,5 @@
 #!/usr/bin/env bash
+# SPDX-License-Identifier: Apache-2.0
 # Sets everything up, builds with warnings as errors and runs all tests. Closes with "N passed, N failed".
 # usage: ./test.sh [CTEST-OPTION…]       for example ./test.sh -R checkpoint
 set -euo pipefail
@@ -12,8 +13,9 @@ count() { grep -cE "^ *[0-9]+/[0-9]+ Test +#[0-9]+: $1" "$log" || true; }
 skipped=$(count '.*\*\*\*Skipped')
 passed=$(count '.* Passed ')
 failed=$(($(count '') - passed - skipped))
-if command -v clang-format >/dev/null; then
-    mapfile -t sources < <(find core kernels comm data model optim train tools tests -name '*.[ch]')
+# Other versions format some lines otherwise.
+if [[ $(clang-format --version 2>/dev/null) == *'version 14.'* ]]; then
+    mapfile -t sources < <(find core kernels comm data model optim train tools tests -name '*.[ch]' -o -name '*.cc')
     if clang-format --dry-run --Werror "${sources[@]}" 2>build/format.log; then
         passed=$((passed + 1))
     else
@@ -21,6 +23,9 @@ if command -v clang-format >/dev/null; then
         echo "formatting differs (build/format.log): clang-format -i the files that it names"
         grep -o '^[^:]*' build/format.log | sort -u | head -20
     fi
+else
+    echo "formatting is not checked: it needs clang-format 14"
+    skipped=$((skipped + 1))
 fi
 printf '%d passed, %d failed, %d skipped\n' "$passed" "$failed" "$skipped"
 [[ $code == 0 && $failed == 0 ]]

@@ -52,10 +52,13 @@ install_packages() {
     [[ $(id -u) == 0 ]] || command -v sudo >/dev/null ||
         fail "missing: ${missing[*]}; there is no sudo here: let root run apt-get install ${missing[*]}, then run this again"
     say "installing Debian packages: ${missing[*]}"
-    as_root apt-get update -qq || fail "apt-get update failed; look at the network and at /etc/apt/sources.list"
-    as_root env DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends \
-        -o Dpkg::Use-Pty=0 -o DPkg::Lock::Timeout=300 "${missing[@]}" >/dev/null ||
-        fail "apt-get install ${missing[*]} failed"
+    as_root apt-get update -qq >/dev/null || fail "apt-get update failed; look at the network and at /etc/apt/sources.list"
+    local log
+    log=$(as_root env DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends \
+        -o Dpkg::Use-Pty=0 -o DPkg::Lock::Timeout=300 "${missing[@]}" 2>&1) || {
+        printf '%s\n' "$log" >&2
+        fail "apt-get install ${missing[*]} failed (see above)"
+    }
 }
 
 cached() { # NAME: its value in the build folder's cache
