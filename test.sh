@@ -9,10 +9,10 @@ tools/setup.sh --tests
 log=build/test.log
 code=0
 ctest --test-dir build --output-on-failure --no-tests=error -j "${FLOE_JOBS:-2}" "$@" 2>&1 | tee "$log" || code=$?
-count() { grep -cE "^ *[0-9]+/[0-9]+ Test +#[0-9]+: $1" "$log" || true; }
-skipped=$(count '.*\*\*\*Skipped')
-passed=$(count '.* Passed ')
-failed=$(($(count '') - passed - skipped))
+summary=$(grep -E 'tests passed, [0-9]+ tests? failed out of [0-9]+' "$log" || echo '0% tests passed, 1 tests failed out of 1')
+failed=$(sed -E 's/.*passed, ([0-9]+) tests? failed.*/\1/' <<<"$summary")
+skipped=$(grep -cE '^ *[0-9]+/[0-9]+ Test .*\*\*\*Skipped' "$log" || true)
+passed=$(($(sed -E 's/.*out of ([0-9]+)/\1/' <<<"$summary") - failed - skipped))
 # Other versions format some lines otherwise.
 if [[ $(clang-format --version 2>/dev/null) == *'version 14.'* ]]; then
     mapfile -t sources < <(find core kernels comm data model optim train tools tests -name '*.[ch]' -o -name '*.cc')
