@@ -26,8 +26,10 @@ static size_t array_bytes(const char *descr, int dims, const int64_t dim[]) {
 // The header's dictionary, padded so that the data begins at a multiple of 64.
 static int header_text(char *out, size_t size, const char *descr, int dims, const int64_t dim[]) {
     int n = snprintf(out, size, "{'descr': '%s', 'fortran_order': False, 'shape': (", descr);
-    for (int i = 0; i < dims; i++) n += snprintf(out + n, size - (size_t)n, "%lld, ", (long long)dim[i]);
-    n += snprintf(out + n, size - (size_t)n, "), }");
+    for (int i = 0; i < dims; i++)
+        n += snprintf(out + n, size - (size_t)n, i ? ", %lld" : "%lld", (long long)dim[i]);
+    n += snprintf(out + n, size - (size_t)n,
+                  dims == 1 ? ",), }" : "), }"); // (3,) and (8, 24), as numpy has it
     while ((n + 11) % 64 != 0) out[n++] = ' ';
     out[n++] = '\n';
     return n;

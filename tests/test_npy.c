@@ -45,7 +45,7 @@ static void layout(void **state) {
     assert_int_equal((header + 10) % 64, 0);
     assert_int_equal(size, header + 10 + 12);
     assert_int_equal(bytes[header + 9], '\n');
-    assert_memory_equal(bytes + 10, "{'descr': '<i4', 'fortran_order': False, 'shape': (3, ), }", 56);
+    assert_memory_equal(bytes + 10, "{'descr': '<i4', 'fortran_order': False, 'shape': (3,), }", 55);
     assert_int_equal(bytes[header + 10], 7);
     unlink(path);
 }
