@@ -127,7 +127,7 @@ static void layout_moe_scratch(Model *m) {
 }
 
 static int64_t loss_chunk(const Model *m) {
-    enum { LOGITS = 1 << 20 }; // elements of logits in memory at a time, 32 rows at least
+    enum { LOGITS = 1 << 21 }; // elements of logits in memory at a time, 32 rows at least
     int64_t rows = LOGITS / m->config.vocab;
     if (rows < 32) rows = 32;
     return rows < m->tokens ? rows : m->tokens;
