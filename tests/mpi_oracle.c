@@ -7,9 +7,9 @@
 #include "train/step.h"
 
 // Bounds: five times what the same mathematics in float32 deviates from float64 in the reference's own
-// implementation (2e-6 for log-probabilities and, of a tensor's largest entry, gradients; 4e-7 for the loss;
-// 2e-6 for losses over 20 steps). aux and z are sums of the same kind as the loss, but smaller: the bound is
-// relative.
+// implementation: 2e-6 for log-probabilities and, of a tensor's largest entry, gradients; 4e-7 for the loss;
+// over 20 steps 2e-6 for losses and 7e-6 for the gradient's norm. aux and z are sums of the same kind as the
+// loss, but smaller: their bound is relative.
 typedef enum {
     LOGPROBS,
     LOSS,
@@ -42,7 +42,7 @@ static struct {
                  [STEP_LOSS] = {"loss of steps 1 to 20", 1e-5, false, 0, 0},
                  [STEP_AUX] = {"aux of steps 1 to 20", 1e-5, true, 0, 0},
                  [STEP_Z] = {"z of steps 1 to 20", 1e-5, true, 0, 0},
-                 [STEP_NORM] = {"gnorm of steps 1 to 20", 1e-5, true, 0, 0},
+                 [STEP_NORM] = {"gnorm of steps 1 to 20", 3.5e-5, true, 0, 0},
                  [STEP_RATE] = {"lr of steps 1 to 20", 1e-12, true, 0, 0},
                  [STEP_DROPPED] = {"drop of steps 1 to 20", 1e-6, false, 0, 0}};
 static int failures;
