@@ -38,33 +38,32 @@ static double run_once(TrainState *s, Tensor tokens, bool overlap) {
     return seconds;
 }
 
-// Time of what block.c schedules over chunk c's dispatch or combine.
-static double cover_of(const LayerTimeline *t, Pass pass, bool dispatch, int c, int chunks) {
+// The work that block.c schedules over a layer's whole dispatch or combine, experts on other chunks than the
+// one that is waited for included.
+static double cover_of(const LayerTimeline *t, Pass pass, bool dispatch, int chunks) {
     double cover = 0;
-    for (int other = dispatch ? 0 : c + 1; other < (dispatch ? c : chunks); other++)
-        cover += t->chunk[pass][other];
+    for (int c = dispatch ? 0 : 1; c < (dispatch ? chunks - 1 : chunks); c++) cover += t->chunk[pass][c];
     if (pass == PASS_FORWARD) return cover + t->phase[pass][dispatch ? PHASE_ATTENTION : PHASE_DENSE];
     if (dispatch) return cover + t->phase[pass][PHASE_DENSE];
     return cover + t->phase[pass][PHASE_EXPERT_WGRAD] + t->phase[pass][PHASE_ATTENTION];
 }
 
-static double smaller(double a, double b) {
-    return a < b ? a : b;
+static double sum_of(const double seconds[TIMELINE_CHUNKS]) {
+    double sum = 0;
+    for (int c = 0; c < TIMELINE_CHUNKS; c++) sum += seconds[c];
+    return sum;
 }
 
-// compute: the layers' timelines with overlap off. alone: those of the exchanges alone.
-static void add_up(const LayerTimeline *compute, const LayerTimeline *alone, int layers, int chunks,
-                   double *exchange, double *cover, double *hideable) {
-    *exchange = *cover = *hideable = 0;
+// From the run without overlap, where every exchange is alone at its place in the step.
+static void add_up(const LayerTimeline *off, int layers, int chunks, double *cover, double *hideable) {
+    *cover = *hideable = 0;
     for (int l = 0; l < layers; l++)
         for (int pass = 0; pass < PASS_COUNT; pass++)
-            for (int c = 0; c < chunks; c++) {
-                double over_dispatch = cover_of(&compute[l], (Pass)pass, true, c, chunks);
-                double over_combine = cover_of(&compute[l], (Pass)pass, false, c, chunks);
-                double dispatch = alone[l].dispatch[pass][c], combine = alone[l].combine[pass][c];
-                *exchange += dispatch + combine;
-                *cover += over_dispatch + over_combine;
-                *hideable += smaller(dispatch, over_dispatch) + smaller(combine, over_combine);
+            for (int dispatch = 0; dispatch < 2; dispatch++) {
+                double over = cover_of(&off[l], (Pass)pass, dispatch, chunks);
+                double alone = sum_of(dispatch ? off[l].dispatch[pass] : off[l].combine[pass]);
+                *cover += over;
+                *hideable += alone < over ? alone : over;
             }
 }
 
@@ -78,8 +77,9 @@ static void measure(TrainState *s, Tensor tokens, int i, Samples *samples) {
     timeline_reset(model_timeline(s->model));
     group_barrier(mesh_group(s->mesh, AXIS_WORLD));
     model_replay_exchanges(s->model);
-    add_up(off, model_timeline(s->model)->layer, layers, s->config->parallel.chunks, &samples->exchange[i],
-           &samples->cover[i], &samples->hideable[i]);
+    LayerTimeline alone = timeline_sum(model_timeline(s->model));
+    samples->exchange[i] = alone.exchange;
+    add_up(off, layers, s->config->parallel.chunks, &samples->cover[i], &samples->hideable[i]);
     free(off);
 }
 
