@@ -63,6 +63,7 @@ def gradient_cases():
         for policy, ranks in itertools.product(["position", "probs"], [1, 2]):
             options = Options(ranks, capacity_policy=policy, **CAPACITY)
             yield f"capacity-{policy}-{ranks}", model, options, (model, policy, ranks) == ("tiny-arctic", "position", 2)
+        yield "capacity-rounds-up-2", model, Options(2, **CAPACITY | dict(capacity_factor=0.9)), False
         yield "capacity-min-2", model, Options(2, **CAPACITY | dict(capacity_factor=0.25, min_capacity=17)), False
 
 
