@@ -222,12 +222,12 @@ static void test_first_signal_saves(void **state) {
     }
 }
 
-static bool catches_term(pid_t pid) {
+static bool holds_term(pid_t pid) { // the front end reads its signals from a descriptor
     char path[64], line[256];
     unsigned long long mask = 0;
     snprintf(path, sizeof path, "/proc/%d/status", (int)pid);
     FILE *file = fopen(path, "r");
-    while (file && fgets(line, sizeof line, file)) sscanf(line, "SigCgt: %llx", &mask);
+    while (file && fgets(line, sizeof line, file)) sscanf(line, "SigBlk: %llx", &mask);
     if (file) fclose(file);
     return mask >> (SIGTERM - 1) & 1;
 }
@@ -236,7 +236,7 @@ static void test_early_signal_waits_for_ranks(void **state) {
     (void)state;
     for (int ms = 0; ms <= 400; ms += 100) {
         Front front = start("2", "work", NULL);
-        while (!catches_term(front.pid)) sleep_ms(1); // the front end itself is there, its ranks are not
+        while (!holds_term(front.pid)) sleep_ms(1); // the front end itself is there, its ranks are not
         sleep_ms(ms);
         kill(front.pid, SIGTERM);
         assert_int_equal(wait_for_front(front), ERR_TEMPORARY);
