@@ -42,12 +42,10 @@ build/floe eval "$run"
 say "the model writes"
 build/floe generate "$run" -p "In the beginning " --tokens 160 --temperature 0.7 --top-k 20 --seed 1
 
-cat <<END
-
-== next
-  build/floe generate $run -p "def main(" --tokens 200     let it write on
-  build/floe ckpt ls $run                                  its checkpoints
-  build/floe train $config -n 2 train.steps=1800 -o runs/longer
-  build/floe config show $config --origin                  every setting and where it comes from
-  ./test.sh                                                the tests
-END
+printf '\n== next\n'
+printf '  %-62s %s\n' \
+    "build/floe generate $run -p 'def main(' --tokens 200" 'let it write on' \
+    "build/floe ckpt ls $run" 'its checkpoints' \
+    "build/floe train $config -n 2 train.steps=1800 -o runs/longer" 'a longer run' \
+    "build/floe config show $config --origin" 'every setting and where it comes from' \
+    './test.sh' 'the tests'
