@@ -79,13 +79,26 @@ int launch_job_signal(const LaunchJob *job, int number, pid_t spare) {
     return count;
 }
 
-// Whether a process would handle the signal now.
+static bool program_of(long pid, char *path, size_t size) {
+    char link[64];
+    snprintf(link, sizeof link, "/proc/%ld/exe", pid);
+    ssize_t length = readlink(link, path, size - 1);
+    path[length > 0 ? length : 0] = 0;
+    return length > 0;
+}
+
+// Whether a process would handle the signal now, and still would after exec: one that mpirun has just forked
+// has its handlers until it becomes a rank.
 static bool catches(const char *pid, int number) {
     size_t bytes;
     char *status = read_proc(pid, "status", &bytes), *line = status ? strstr(status, "\nSigCgt:") : NULL;
+    char *parent = status ? strstr(status, "\nPPid:") : NULL, own_program[512], parent_program[512];
     unsigned long long mask = line ? strtoull(line + strlen("\nSigCgt:"), NULL, 16) : 0;
+    bool forked_only = parent && program_of(atol(pid), own_program, sizeof own_program) &&
+                       program_of(atol(parent + strlen("\nPPid:")), parent_program, sizeof parent_program) &&
+                       strcmp(own_program, parent_program) == 0;
     free(status);
-    return mask >> (number - 1) & 1;
+    return !forked_only && (mask >> (number - 1) & 1);
 }
 
 bool launch_job_listens(const LaunchJob *job, int number, int least) {
