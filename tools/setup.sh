@@ -57,7 +57,7 @@ install_packages() {
     log=$(as_root env DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends \
         -o Dpkg::Use-Pty=0 -o DPkg::Lock::Timeout=300 "${missing[@]}" 2>&1) || {
         printf '%s\n' "$log" >&2
-        fail "apt-get install ${missing[*]} failed (see above)"
+        fail "apt-get install failed (see above); look at the network and at /etc/apt/sources.list, then run this again"
     }
 }
 
