@@ -43,7 +43,7 @@ say "the model writes"
 build/floe generate "$run" -p "In the beginning " --tokens 160 --temperature 0.7 --top-k 20 --seed 1
 
 printf '\n== next\n'
-printf '  %-66s %s\n' \
+printf '  %-70s %s\n' \
     "build/floe generate $run -p 'def main(' --tokens 200" 'let it write on' \
     "build/floe ckpt ls $run" 'its checkpoints' \
     "build/floe train $config -n 2 train.steps=1800 -o runs/longer" 'a longer run' \
