@@ -25,9 +25,6 @@ typedef enum { INTO_ZERO, INTO_SUM } Into; // c = …, c += …
 typedef void matmul_fn(Tensor c, Tensor a, bool a_transposed, Tensor b, bool b_transposed, Into into,
                        Stream stream);
 
-// y = a + b, any equal sizes. y may be a or b.
-typedef void add_fn(Tensor y, Tensor a, Tensor b, Stream stream);
-
 // *out = Σ x², summed in double in a fixed order, on the host when the call returns.
 typedef void sum_squares_fn(double *out, Tensor x, Stream stream);
 
@@ -148,7 +145,6 @@ typedef void adamw_fn(Tensor weight, Tensor master, Tensor m, Tensor v, Tensor g
 
 typedef struct Kernels {
     matmul_fn *matmul;
-    add_fn *add;
     sum_squares_fn *sum_squares;
     rmsnorm_forward_fn *rmsnorm_forward;
     rmsnorm_backward_fn *rmsnorm_backward;
@@ -172,7 +168,7 @@ typedef struct Kernels {
     pairs_scatter_fn *pairs_scatter;
     adamw_fn *adamw;
 } Kernels;
-enum { KERNEL_COUNT = 24 };
+enum { KERNEL_COUNT = 23 };
 
 // The table for a device, picked at run time by what the processor can do. FLOE_ISA=v2|v3|v4 asks for less
 // (tests); asking for more than the machine has ends the program.

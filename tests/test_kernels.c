@@ -40,18 +40,6 @@ static void isa_is_chosen_at_run_time(void **state) {
     assert_int_not_equal(exit_with_isa("avx2", NULL), 0);
 }
 
-static void adds(void) {
-    for (int64_t n = 0; n < 70000; n = n * 3 + 1) {
-        Tensor a = input(n, 0, 1), b = input(n, 0, 1), y = output(n, 0), both = output_copy(a);
-        kernels->add(y, a, b, stream);
-        kernels->add(both, both, b, stream);
-        for (int64_t i = 0; i < n; i++) {
-            assert_true(tensor_f32(y)[i] == tensor_f32(a)[i] + tensor_f32(b)[i]);
-            assert_true(tensor_f32(both)[i] == tensor_f32(y)[i]);
-        }
-    }
-}
-
 static void sums_squares_in_double(void) {
     for (int64_t n = 0; n < 100000; n = n * 3 + 1) {
         Tensor x = input(n, 0, 3);
@@ -301,7 +289,6 @@ static void adamw_follows_the_formula(void) {
 }
 
 EVERY_ISA(tables_have_no_holes)
-EVERY_ISA(adds)
 EVERY_ISA(sums_squares_in_double)
 EVERY_ISA(norms)
 EVERY_ISA(rope_rotates)
@@ -314,7 +301,6 @@ int main(void) {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(tables_have_no_holes_everywhere),
         cmocka_unit_test(isa_is_chosen_at_run_time),
-        cmocka_unit_test(adds_everywhere),
         cmocka_unit_test(sums_squares_in_double_everywhere),
         cmocka_unit_test(norms_everywhere),
         cmocka_unit_test(rope_rotates_everywhere),

@@ -26,7 +26,6 @@ static void timed_matmul(Tensor c, Tensor a, bool ta, Tensor b, bool tb, Into in
     times.gemm_flops += 2.0 * (double)c.dim[0] * (double)c.dim[1] * (double)a.dim[ta ? 0 : 1];
 }
 
-TIMED(KIND_ELEMENTWISE, add, (Tensor y, Tensor a, Tensor b, Stream s), (y, a, b, s))
 TIMED(KIND_OPTIMIZER, sum_squares, (double *out, Tensor x, Stream s), (out, x, s))
 TIMED(KIND_ELEMENTWISE, rmsnorm_forward, (Tensor y, Tensor r, Tensor x, Tensor w, float e, Stream s),
       (y, r, x, w, e, s))
@@ -72,7 +71,6 @@ TIMED(KIND_OPTIMIZER, adamw,
 const Kernels *timed_kernels(const Kernels *plain) {
     static const Kernels table = {
         .matmul = timed_matmul,
-        .add = timed_add,
         .sum_squares = timed_sum_squares,
         .rmsnorm_forward = timed_rmsnorm_forward,
         .rmsnorm_backward = timed_rmsnorm_backward,

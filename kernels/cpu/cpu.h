@@ -13,7 +13,6 @@
 #define SIMD                    _Pragma("omp simd")
 
 extern matmul_fn KERNEL(matmul);
-extern add_fn KERNEL(add);
 extern sum_squares_fn KERNEL(sum_squares);
 extern rmsnorm_forward_fn KERNEL(rmsnorm_forward);
 extern rmsnorm_backward_fn KERNEL(rmsnorm_backward);

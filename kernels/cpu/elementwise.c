@@ -1,21 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
-// Kernels without a structure over rows: sums, rotation of positions, SwiGLU, AdamW.
+// Kernels without a structure over rows: sum of squares, rotation of positions, SwiGLU, AdamW.
 #include "kernels/cpu/vec.h"
 
 enum { CHUNK = 32768 }; // elements between two polls
-
-void KERNEL(add)(Tensor y, Tensor a, Tensor b, Stream stream) {
-    int64_t n = tensor_size(y);
-    REQUIRE(tensor_size(a) == n && tensor_size(b) == n, "add: %ld = %ld + %ld elements", (long)n,
-            (long)tensor_size(a), (long)tensor_size(b));
-    for (int64_t start = 0; start < n; start += CHUNK) {
-        int64_t count = n - start < CHUNK ? n - start : CHUNK;
-        float *to = tensor_f32(y) + start;
-        const float *x = tensor_f32(a) + start, *z = tensor_f32(b) + start;
-        SIMD for (int64_t i = 0; i < count; i++) to[i] = x[i] + z[i];
-        stream_poll(stream);
-    }
-}
 
 void KERNEL(sum_squares)(double *out, Tensor x, Stream stream) {
     typedef double VecDouble __attribute__((vector_size(LANES * 8)));

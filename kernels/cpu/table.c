@@ -3,7 +3,6 @@
 
 const Kernels KERNEL(cpu_kernels) = {
     .matmul = KERNEL(matmul),
-    .add = KERNEL(add),
     .sum_squares = KERNEL(sum_squares),
     .rmsnorm_forward = KERNEL(rmsnorm_forward),
     .rmsnorm_backward = KERNEL(rmsnorm_backward),
