@@ -30,12 +30,14 @@ typedef void sum_squares_fn(double *out, Tensor x, Stream stream);
 
 // ---- norms, positions, activations
 
-// y[t,c] = x[t,c] · rstd[t] · w[c], rstd[t] = 1/√(mean_c x[t,c]² + eps). x, y (T, h), w (h), rstd (T). y may
-// be x.
-typedef void rmsnorm_forward_fn(Tensor y, Tensor rstd, Tensor x, Tensor w, float eps, Stream stream);
-// dx = or += rstd (dy·w − x̂ mean_c(dy·w·x̂)) with x̂ = x·rstd; dw[c] += Σ_t dy·x̂. dx may be dy (INTO_ZERO).
-typedef void rmsnorm_backward_fn(Tensor dx, Tensor dw, Tensor dy, Tensor x, Tensor w, Tensor rstd, Into into,
-                                 Stream stream);
+// y[t,c] = or += (x[t,c] − μ[t]) · rstd[t] · w[c]. RMSNorm: μ = 0, rstd[t] = 1/√(mean_c x[t,c]² + eps).
+// LayerNorm without bias: μ[t] = mean_c x[t,c], rstd[t] = 1/√(mean_c (x[t,c] − μ[t])² + eps). x, y (T, h), w
+// (h), rstd (T). y may be x (INTO_ZERO).
+typedef void norm_forward_fn(Tensor y, Tensor rstd, Tensor x, Tensor w, float eps, Into into, Stream stream);
+// With x̂ = (x − μ)·rstd: dx = or += rstd (dy·w − x̂ mean_c(dy·w·x̂)), LayerNorm also − rstd mean_c(dy·w);
+// dw[c] += Σ_t dy·x̂. dx may be dy (INTO_ZERO).
+typedef void norm_backward_fn(Tensor dx, Tensor dw, Tensor dy, Tensor x, Tensor w, Tensor rstd, Into into,
+                              Stream stream);
 
 // Rotates the pairs (j, j + d/2) of every head in place. x (T, heads·d); cosine, sine (positions, d/2); row t
 // stands at position first_position + t mod seq_len. inverse: the transpose, for gradients.
@@ -45,13 +47,25 @@ typedef struct {
 } RopeShape;
 typedef void rope_fn(Tensor x, Tensor cosine, Tensor sine, const RopeShape *shape, Stream stream);
 
-// act[r,c] = silu(gate)·up·scale[r]; gate, up, act (N, f); scale (N) or absent (1). act may be gate or up.
-typedef void swiglu_forward_fn(Tensor act, Tensor gate, Tensor up, Tensor scale, Stream stream);
+// x ← x·factor.
+typedef void scale_fn(Tensor x, float factor, Stream stream);
+
+// x ← min(max(x, −bound), bound); x (T, n). inside (T, ⌈n/32⌉) i32 or absent: bit c mod 32 of word c/32 of a
+// row is set where |x| ≤ bound before, equality included, as in torch.clamp; unused bits are 0.
+typedef void clamp_forward_fn(Tensor x, Tensor inside, float bound, Stream stream);
+typedef void clamp_backward_fn(Tensor dx, Tensor inside, Stream stream); // dx ← 0 where not inside
+
+// Gated linear units: act[r,c] = φ(gate)·up·scale[r]; φ(z) = z·sigmoid(z), or GELU in its tanh form
+// z·(1 + tanh(√(2/π)(z + 0.044715 z³)))/2. gate, up, act (N, f); scale (N) or absent (1). act may be gate or
+// up.
+typedef enum { ACTIVATION_SILU, ACTIVATION_GELU_TANH } Activation;
+typedef void glu_forward_fn(Tensor act, Tensor gate, Tensor up, Tensor scale, Activation activation,
+                            Stream stream);
 // Given dact (N, f), the gradient of act above: writes dgate, dup, act again (for the weight gradient of the
-// next matrix), and dscale[r] = Σ_c dact·silu(gate)·up where scale is there. dgate may be gate, dup may be up
+// next matrix), and dscale[r] = Σ_c dact·φ(gate)·up where scale is there. dgate may be gate, dup may be up
 // or dact; act may be dact only if dup is not.
-typedef void swiglu_backward_fn(Tensor dgate, Tensor dup, Tensor act, Tensor dscale, Tensor dact, Tensor gate,
-                                Tensor up, Tensor scale, Stream stream);
+typedef void glu_backward_fn(Tensor dgate, Tensor dup, Tensor act, Tensor dscale, Tensor dact, Tensor gate,
+                             Tensor up, Tensor scale, Activation activation, Stream stream);
 
 // ---- attention
 
@@ -62,7 +76,8 @@ typedef struct {
     int batch, q_len, kv_len, heads, kv_heads, head_dim, q_offset;
     int64_t
         kv_stride; // rows between the sequences of k and v: their capacity (kv_len unless they are a cache)
-    float scale;   // of the scores, 1/√head_dim
+    float scale;   // of the scores, 1/√head_dim unless the model says otherwise
+    float softcap; // 0: none; else scaled scores s become softcap·tanh(s/softcap)
     const int32_t *doc_start; // NULL, or (batch · q_len): first key row that the query may see
 } AttentionShape;
 // out (batch·q_len, heads·d); lse (batch, heads, q_len) log-sum-exp of the scores, kept for backward;
@@ -86,10 +101,12 @@ typedef void cross_entropy_fn(Tensor logprob, Tensor logits, Tensor targets, flo
 
 // ---- routing
 
-// probs = softmax(logits) (T, E), lse (T) of the logits, index (T, k) i32: the k experts of largest probs +
-// bias, best first, ties to the lower expert. bias (E) or absent. probs may be logits.
-typedef void topk_softmax_fn(Tensor probs, Tensor lse, Tensor index, Tensor logits, Tensor bias,
-                             Stream stream);
+// probs = softmax(logits) or sigmoid(logits) (T, E), lse (T) log-sum-exp of the logits, index (T, k) i32: the
+// k experts of largest probs + bias, best first, ties to the lower expert. bias (E) or absent. probs may be
+// logits.
+typedef enum { SCORES_SOFTMAX, SCORES_SIGMOID } ScoreKind;
+typedef void route_scores_fn(Tensor probs, Tensor lse, Tensor index, Tensor logits, Tensor bias,
+                             ScoreKind scores, Stream stream);
 
 // kept (T, k) i32: 1 for the first `capacity` (token, choice) pairs of each expert in priority order, else 0.
 // By position: all first choices in token order, then all second ones, … By probability: the largest probs
@@ -108,17 +125,20 @@ typedef void route_weights_fn(Tensor weight, Tensor probs, Tensor index, Tensor 
 typedef void route_sort_fn(Tensor row, Tensor counts, Tensor index, Tensor kept, Stream stream);
 
 // Per group of T/G consecutive tokens: chosen (G, E) i32 how often each expert was chosen (dropped choices
-// included), first (G, E) i32 how often as first choice, prob_sum (G, E) Σ_t probs.
+// included), first (G, E) i32 how often as first choice, prob_sum (G, E) Σ_t probs; with sigmoid scores
+// Σ_t probs/Σ_e probs.
 typedef void route_stats_fn(Tensor chosen, Tensor first, Tensor prob_sum, Tensor probs, Tensor index,
-                            Stream stream);
+                            ScoreKind scores, Stream stream);
 
 // dlogits (T, E), the gradient through weights, balance loss and z-loss:
-//   dp[t,e] = Σ_j [index[t,j] = e] · (gradient of weight[t,j] for dweight, through the renormalisation) +
-//   balance[g(t), e] dlogits[t,e] = probs[t,e]·(dp[t,e] − Σ_e' probs·dp) + z_scale·2·lse[t]·probs[t,e]
+//   dp[t,e] = Σ_j [index[t,j] = e] · (gradient of weight[t,j] for dweight, through the renormalisation)
+//   softmax: dlogits = probs[t,e]·(dp + b − Σ_e' probs·(dp + b)) + z_scale·2·lse[t]·probs[t,e], b =
+//   balance[g(t)] sigmoid: dlogits = probs·(1 − probs)·(dp[t,e] + (b[e] − Σ_e' b·probs/S)/S), S = Σ_e' probs;
+//   z_scale must be 0
 // balance (G, E) is already scaled; absent = 0. kept as in route_weights. dlogits may not be probs.
 typedef void route_backward_fn(Tensor dlogits, Tensor dweight, Tensor weight, Tensor probs, Tensor lse,
-                               Tensor index, Tensor kept, Tensor balance, bool renormalize, float z_scale,
-                               Stream stream);
+                               Tensor index, Tensor kept, Tensor balance, bool renormalize, ScoreKind scores,
+                               float z_scale, Stream stream);
 
 // ---- rows to expert order and back (row as in route_sort)
 
@@ -146,17 +166,20 @@ typedef void adamw_fn(Tensor weight, Tensor master, Tensor m, Tensor v, Tensor g
 typedef struct Kernels {
     matmul_fn *matmul;
     sum_squares_fn *sum_squares;
-    rmsnorm_forward_fn *rmsnorm_forward;
-    rmsnorm_backward_fn *rmsnorm_backward;
+    norm_forward_fn *rmsnorm_forward, *layernorm_forward;
+    norm_backward_fn *rmsnorm_backward, *layernorm_backward;
     rope_fn *rope;
-    swiglu_forward_fn *swiglu_forward;
-    swiglu_backward_fn *swiglu_backward;
+    scale_fn *scale;
+    clamp_forward_fn *clamp_forward;
+    clamp_backward_fn *clamp_backward;
+    glu_forward_fn *glu_forward;
+    glu_backward_fn *glu_backward;
     attention_forward_fn *attention_forward;
     attention_backward_fn *attention_backward;
     embedding_forward_fn *embedding_forward;
     embedding_backward_fn *embedding_backward;
     cross_entropy_fn *cross_entropy;
-    topk_softmax_fn *topk_softmax;
+    route_scores_fn *route_scores;
     route_capacity_fn *route_capacity;
     route_weights_fn *route_weights;
     route_sort_fn *route_sort;
@@ -168,7 +191,7 @@ typedef struct Kernels {
     pairs_scatter_fn *pairs_scatter;
     adamw_fn *adamw;
 } Kernels;
-enum { KERNEL_COUNT = 23 };
+enum { KERNEL_COUNT = 28 };
 
 // The table for a device, picked at run time by what the processor can do. FLOE_ISA=v2|v3|v4 asks for less
 // (tests); asking for more than the machine has ends the program.

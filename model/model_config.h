@@ -4,7 +4,18 @@
 #include "core/params.h"
 #include "kernels/kernels.h"
 
-typedef enum { ARCH_ARCTIC, ARCH_COUNT } Arch;
+typedef enum { ARCH_ARCTIC, ARCH_MIXTRAL, ARCH_DBRX, ARCH_GROK, ARCH_LLAMA, ARCH_COUNT } Arch;
+
+// The choices of the block. With N a norm, x the layer's input and a = x + Attn(N x), a layer's output is
+//   a + MoE(N' x or N' a) + dense FFN(N'' a) + shared FFN(N' a), of which any but the first may be missing;
+// sandwich norms go around each branch: a = x + N(Attn(N x)), out = a + N(MoE(…) + …).
+typedef enum { NORM_RMS, NORM_LAYER } NormKind;                       // LayerNorm without bias
+typedef enum { MOE_READS_LAYER_INPUT, MOE_READS_ATTENTION } MoeInput; // x, a
+typedef enum {
+    NORMALIZE_NEVER,
+    NORMALIZE_SEVERAL, // where a token has more than one expert
+    NORMALIZE_ALWAYS,
+} Normalize; // the weights of a token's experts are divided by their sum
 typedef enum {
     BALANCE_SWITCH,
     BALANCE_MEGABLOCKS,
@@ -27,6 +38,8 @@ typedef struct {
     BalanceScope aux_scope;
     double aux_coef, z_coef, bias_rate;
     RouterForce force;
+    ScoreKind scores;
+    Normalize normalize;
 } RouterConfig;
 
 typedef struct {
@@ -35,8 +48,23 @@ typedef struct {
     double rope_theta, norm_eps;
     bool tie_embeddings;
     double init_std;
+    NormKind norm;
+    bool sandwich_norms;
+    MoeInput moe_input;
+    Activation activation;
+    int shared_experts;  // that every token goes to, weight 1; one FFN of shared_experts·expert_ffn
+    double clip_qkv;     // bound of q, k and v before RoPE; 0: none
+    double attn_softcap; // of attention scores; 0: none
+    double attn_scale;   // of attention scores; 0: 1/√head_dim
+    double embed_scale, output_scale; // of the embedded tokens, and of the logits
     RouterConfig router;
 } ModelConfig;
+
+// The published models, one row each: the choices that make the block theirs. Other members are 0.
+const ModelConfig *model_family(Arch arch);
+const char *arch_name(Arch arch); // "arctic"
+// The formula of a layer with experts, for people.
+const char *arch_formula(Arch arch);
 
 typedef struct {
     int64_t total, active;  // parameters, embeddings included
@@ -46,6 +74,11 @@ typedef struct {
 
 Status model_config_check(const ModelConfig *config); // ERR_CONFIG says which value breaks which rule
 bool model_layer_has_experts(const ModelConfig *config, int layer);
+// Inner width of a layer's dense FFN, 0 where it has none: dense_ffn beside experts and in models without
+// any; expert_ffn in the layers between (moe_every).
+int model_dense_width(const ModelConfig *config, int layer);
+int model_shared_width(const ModelConfig *config, int layer); // of the shared experts together
+bool model_normalizes(const ModelConfig *config);             // the weights of a token's experts
 ModelSize model_size(const ModelConfig *config, int64_t seq_len);
 // Adds every weight to the table, with experts first_expert … first_expert + experts − 1 of each layer only.
 // Groups: "embed", per layer "layers.L" (dense) and "layers.L.experts", "head" (final norm and output
