@@ -6,9 +6,15 @@ typedef struct {
     float *keys;   // kᵀ in panels: [panel][d][PANEL]
     float *values; // (kv_len, padded)
     float score[Q_BLOCK * SCORE_STRIDE] __attribute__((aligned(64)));
+    float scale;                       // of what score holds: the shape's, or 1 where that is capped already
     float most[Q_BLOCK], sum[Q_BLOCK]; // of each query so far
     float *out;                        // (Q_BLOCK, padded), not yet divided by sum
 } Forward;
+
+static void cap_scores(float *score, int64_t width, float scale, float cap) {
+    float inner = scale / cap;
+    SIMD for (int64_t j = 0; j < width; j++) score[j] = cap * fast_tanh(score[j] * inner);
+}
 
 // Scores [first, end) of a row become probabilities relative to the row's largest score so far, the rest 0;
 // what was summed before is rescaled.
@@ -48,7 +54,8 @@ static void forward_block(Forward *f, const Head *head, const float *q, int64_t 
         for (int64_t t = r; t < r + n; t++) {
             int64_t first = first_key(head, i + t) - key;
             int64_t last = at_most(end_key(head, i + t) - key, width);
-            softmax_row(f, t, width, first > 0 ? at_most(first, width) : 0, last > 0 ? last : 0, s->scale,
+            if (s->softcap > 0) cap_scores(f->score + t * SCORE_STRIDE, width, s->scale, s->softcap);
+            softmax_row(f, t, width, first > 0 ? at_most(first, width) : 0, last > 0 ? last : 0, f->scale,
                         padded);
         }
         product(n, padded / PANEL, at_most(end, KEY_BLOCK), f->score + r * SCORE_STRIDE, SCORE_STRIDE, 1,
@@ -75,7 +82,7 @@ static void forward_queries(Forward *f, const Head *head, const float *q, float 
         const float *from = f->out + r * padded;
         float *to = out + r * head->q_stride;
         SIMD for (int64_t c = 0; c < d; c++) to[c] = from[c] * scale;
-        lse[r] = f->most[r] * s->scale + logf(f->sum[r]);
+        lse[r] = f->most[r] * f->scale + logf(f->sum[r]);
     }
 }
 
@@ -90,7 +97,10 @@ void KERNEL(attention_forward)(Tensor out, Tensor lse, Tensor q, Tensor k, Tenso
     size_t keys_size = (size_t)(key_panels * PANEL * d), values_size = (size_t)(s->kv_len * head.padded);
     size_t floats = keys_size + values_size + (size_t)(Q_BLOCK * head.padded);
     float *memory = stream_scratch(stream, floats * sizeof(float));
-    Forward f = {.keys = memory, .values = memory + keys_size, .out = memory + keys_size + values_size};
+    Forward f = {.keys = memory,
+                 .values = memory + keys_size,
+                 .out = memory + keys_size + values_size,
+                 .scale = s->softcap > 0 ? 1.0f : s->scale};
     for (int64_t b = 0; b < s->batch; b++)
         for (int64_t g = 0; g < s->kv_heads; g++) {
             int64_t from = b * s->kv_stride * head.kv_stride + g * d;

@@ -76,9 +76,9 @@ static inline void check_attention(const AttentionShape *s, Tensor out, Tensor l
             keys = s->batch ? (s->batch - 1) * s->kv_stride + s->kv_len : 0;
     int64_t width = (int64_t)s->heads * s->head_dim, kv_width = (int64_t)s->kv_heads * s->head_dim;
     REQUIRE(s->kv_heads > 0 && s->heads % s->kv_heads == 0 && s->head_dim > 0 && s->kv_len <= s->kv_stride &&
-                s->q_offset + s->q_len <= s->kv_len,
-            "attention: %d heads on %d of %d, queries %d + %d of %d keys", s->heads, s->kv_heads, s->head_dim,
-            s->q_offset, s->q_len, s->kv_len);
+                s->q_offset + s->q_len <= s->kv_len && s->softcap >= 0,
+            "attention: %d heads on %d of %d, queries %d + %d of %d keys, softcap %g", s->heads, s->kv_heads,
+            s->head_dim, s->q_offset, s->q_len, s->kv_len, (double)s->softcap);
     REQUIRE(tensor_size(q) == queries * width && tensor_size(out) == queries * width &&
                 tensor_size(lse) == queries * s->heads && tensor_size(k) >= keys * kv_width &&
                 tensor_size(v) >= keys * kv_width,

@@ -26,6 +26,20 @@ static void gradient_row(Backward *w, int64_t r, int64_t width, int64_t first, i
     }
 }
 
+// The same under a softcap: with t = tanh(score·scale/cap) the score's derivative is 1 − t².
+static void capped_gradient_row(Backward *w, int64_t r, int64_t width, int64_t first, int64_t end,
+                                float scale, float cap) {
+    float *p = w->p + r * SCORE_STRIDE, *dp = w->dp + r * SCORE_STRIDE, dot = w->dot[r];
+    float lse = w->lse[r], inner = scale / cap;
+    SIMD for (int64_t j = 0; j < width; j++) {
+        float t = fast_tanh(p[j] * inner);
+        p[j] = exp2_below((cap * t - lse) * log2_e);
+        dp[j] = p[j] * (dp[j] - dot) * ((1.0f - t) * (1.0f + t)) * scale;
+    }
+    for (int64_t j = 0; j < first; j++) p[j] = dp[j] = 0;
+    for (int64_t j = end; j < width; j++) p[j] = dp[j] = 0;
+}
+
 // Queries [i, i + rows) of a head against keys [key, key + KEY_BLOCK).
 static void backward_block(Backward *w, const Head *head, int64_t i, int64_t rows, int64_t key) {
     const AttentionShape *s = head->shape;
@@ -42,7 +56,12 @@ static void backward_block(Backward *w, const Head *head, int64_t i, int64_t row
         for (int64_t t = r; t < r + n; t++) {
             int64_t first = first_key(head, i + t) - key;
             int64_t width = panels * PANEL, last = at_most(end_key(head, i + t) - key, width);
-            gradient_row(w, t, width, first > 0 ? at_most(first, width) : 0, last > 0 ? last : 0, s->scale);
+            first = first > 0 ? at_most(first, width) : 0;
+            last = last > 0 ? last : 0;
+            if (s->softcap > 0)
+                capped_gradient_row(w, t, width, first, last, s->scale, s->softcap);
+            else
+                gradient_row(w, t, width, first, last, s->scale);
         }
         if (end > 0)
             product(n, padded / PANEL, end, w->dp + r * SCORE_STRIDE, SCORE_STRIDE, 1, w->keys + key * padded,

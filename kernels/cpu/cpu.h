@@ -14,17 +14,20 @@
 
 extern matmul_fn KERNEL(matmul);
 extern sum_squares_fn KERNEL(sum_squares);
-extern rmsnorm_forward_fn KERNEL(rmsnorm_forward);
-extern rmsnorm_backward_fn KERNEL(rmsnorm_backward);
+extern norm_forward_fn KERNEL(rmsnorm_forward), KERNEL(layernorm_forward);
+extern norm_backward_fn KERNEL(rmsnorm_backward), KERNEL(layernorm_backward);
 extern rope_fn KERNEL(rope);
-extern swiglu_forward_fn KERNEL(swiglu_forward);
-extern swiglu_backward_fn KERNEL(swiglu_backward);
+extern scale_fn KERNEL(scale);
+extern clamp_forward_fn KERNEL(clamp_forward);
+extern clamp_backward_fn KERNEL(clamp_backward);
+extern glu_forward_fn KERNEL(glu_forward);
+extern glu_backward_fn KERNEL(glu_backward);
 extern attention_forward_fn KERNEL(attention_forward);
 extern attention_backward_fn KERNEL(attention_backward);
 extern embedding_forward_fn KERNEL(embedding_forward);
 extern embedding_backward_fn KERNEL(embedding_backward);
 extern cross_entropy_fn KERNEL(cross_entropy);
-extern topk_softmax_fn KERNEL(topk_softmax);
+extern route_scores_fn KERNEL(route_scores);
 extern route_capacity_fn KERNEL(route_capacity);
 extern route_weights_fn KERNEL(route_weights);
 extern route_sort_fn KERNEL(route_sort);

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-// Kernels without a structure over rows: sum of squares, rotation of positions, SwiGLU, AdamW.
+// Kernels without a structure over rows: sum of squares, rotation of positions, scale, clamp, AdamW.
 #include "kernels/cpu/vec.h"
 
 enum { CHUNK = 32768 }; // elements between two polls
@@ -50,57 +50,83 @@ void KERNEL(rope)(Tensor x, Tensor cosine, Tensor sine, const RopeShape *shape, 
     }
 }
 
-void KERNEL(swiglu_forward)(Tensor act, Tensor gate, Tensor up, Tensor scale, Stream stream) {
-    int64_t N = act.dim[0], f = act.dim[1], batch = poll_rows(2 * f);
-    REQUIRE(tensor_size(gate) == N * f && tensor_size(up) == N * f &&
-                (!tensor_exists(scale) || scale.dim[0] == N),
-            "swiglu: act (%ld, %ld), gate of %ld, up of %ld elements", (long)N, (long)f,
-            (long)tensor_size(gate), (long)tensor_size(up));
-    for (int64_t r = 0; r < N; r++) {
-        float s = tensor_exists(scale) ? tensor_f32(scale)[r] : 1.0f;
-        float *to = tensor_f32(act) + r * f;
-        const float *g = tensor_f32(gate) + r * f, *u = tensor_f32(up) + r * f;
-        SIMD for (int64_t c = 0; c < f; c++) to[c] = g[c] * sigmoid(g[c]) * u[c] * s;
-        if ((r + 1) % batch == 0) stream_poll(stream);
+void KERNEL(scale)(Tensor x, float factor, Stream stream) {
+    int64_t n = tensor_size(x);
+    for (int64_t start = 0; start < n; start += CHUNK) {
+        int64_t count = n - start < CHUNK ? n - start : CHUNK;
+        float *at = tensor_f32(x) + start;
+        SIMD for (int64_t i = 0; i < count; i++) at[i] *= factor;
+        stream_poll(stream);
     }
 }
 
-// One piece of a row; product[c] = dact·silu(gate)·up. Pointers may be equal as swiglu_backward_fn allows.
-static void swiglu_backward_piece(int64_t n, float *dgate, float *dup, float *act, float *product,
-                                  const float *dact, const float *gate, const float *up, float scale) {
-    SIMD for (int64_t c = 0; c < n; c++) {
-        float g = gate[c], u = up[c], d = dact[c], sig = sigmoid(g), silu = g * sig;
-        dgate[c] = d * scale * u * (sig + silu * (1.0f - sig));
-        act[c] = silu * u * scale;
-        dup[c] = d * scale * silu;
-        product[c] = d * (silu * u);
-    }
+// ---- clamp
+
+enum { WORD = 32 }; // elements of a word of the mask
+
+static inline float clamped(float x, float bound) { // not a number stays
+    return x < -bound ? -bound : x > bound ? bound : x;
 }
 
-void KERNEL(swiglu_backward)(Tensor dgate, Tensor dup, Tensor act, Tensor dscale, Tensor dact, Tensor gate,
-                             Tensor up, Tensor scale, Stream stream) {
-    enum { PIECE = 512 };
-    float product[PIECE];
-    int64_t N = dact.dim[0], f = dact.dim[1], batch = poll_rows(3 * f);
-    bool scaled = tensor_exists(scale);
-    REQUIRE(tensor_size(gate) == N * f && tensor_size(up) == N * f && tensor_size(dgate) == N * f &&
-                tensor_size(dup) == N * f && tensor_size(act) == N * f &&
-                (!scaled || (scale.dim[0] == N && dscale.dim[0] == N)),
-            "swiglu backward: dact (%ld, %ld), gate of %ld, up of %ld elements", (long)N, (long)f,
-            (long)tensor_size(gate), (long)tensor_size(up));
-    for (int64_t r = 0; r < N; r++) {
-        float s = scaled ? tensor_f32(scale)[r] : 1.0f, sum = 0;
-        for (int64_t c = 0; c < f; c += PIECE) {
-            int64_t n = f - c < PIECE ? f - c : PIECE, at = r * f + c;
-            swiglu_backward_piece(n, tensor_f32(dgate) + at, tensor_f32(dup) + at, tensor_f32(act) + at,
-                                  product, tensor_f32(dact) + at, tensor_f32(gate) + at, tensor_f32(up) + at,
-                                  s);
-            if (scaled) sum += total(product, n);
+// Clamps n ≤ WORD elements and returns which were inside. bit[j] = 1 << j, from memory because SSE has no
+// shift by lane.
+ALWAYS_INLINE uint32_t clamp_word(float *x, int64_t n, const uint32_t *bit, float bound) {
+    uint32_t inside = 0;
+#pragma omp simd reduction(| : inside)
+    for (int64_t j = 0; j < n; j++) {
+        inside |= fabsf(x[j]) <= bound ? bit[j] : 0;
+        x[j] = clamped(x[j], bound);
+    }
+    return inside;
+}
+
+ALWAYS_INLINE void keep_inside(float *dx, int64_t n, const uint32_t *bit, uint32_t inside) {
+    SIMD for (int64_t j = 0; j < n; j++) dx[j] = inside & bit[j] ? dx[j] : 0.0f;
+}
+
+static void check_clamp(Tensor x, Tensor inside) {
+    REQUIRE(inside.dtype == DTYPE_I32 && inside.dim[0] == x.dim[0] &&
+                inside.dim[1] == (x.dim[1] + WORD - 1) / WORD,
+            "clamp: mask (%ld, %ld) for (%ld, %ld)", (long)inside.dim[0], (long)inside.dim[1], (long)x.dim[0],
+            (long)x.dim[1]);
+}
+
+void KERNEL(clamp_forward)(Tensor x, Tensor inside, float bound, Stream stream) {
+    int64_t T = x.dim[0], n = x.dim[1], words = (n + WORD - 1) / WORD, batch = poll_rows(n);
+    REQUIRE(bound >= 0, "clamp: bound %g", (double)bound);
+    if (tensor_exists(inside)) check_clamp(x, inside);
+    uint32_t bit[WORD];
+    for (int j = 0; j < WORD; j++) bit[j] = 1u << j;
+    for (int64_t t = 0; t < T; t++) {
+        float *row = tensor_f32(x) + t * n;
+        if (tensor_exists(inside)) {
+            uint32_t *word = (uint32_t *)tensor_i32(inside) + t * words;
+            int64_t whole = n / WORD;
+            for (int64_t i = 0; i < whole; i++) word[i] = clamp_word(row + i * WORD, WORD, bit, bound);
+            if (whole < words) word[whole] = clamp_word(row + whole * WORD, n % WORD, bit, bound);
+        } else {
+            SIMD for (int64_t c = 0; c < n; c++) row[c] = clamped(row[c], bound);
         }
-        if (scaled) tensor_f32(dscale)[r] = sum;
-        if ((r + 1) % batch == 0) stream_poll(stream);
+        if ((t + 1) % batch == 0) stream_poll(stream);
     }
 }
+
+void KERNEL(clamp_backward)(Tensor dx, Tensor inside, Stream stream) {
+    int64_t T = dx.dim[0], n = dx.dim[1], words = (n + WORD - 1) / WORD, batch = poll_rows(n);
+    check_clamp(dx, inside);
+    uint32_t bit[WORD];
+    for (int j = 0; j < WORD; j++) bit[j] = 1u << j;
+    for (int64_t t = 0; t < T; t++) {
+        float *row = tensor_f32(dx) + t * n;
+        const uint32_t *word = (const uint32_t *)tensor_i32(inside) + t * words;
+        int64_t whole = n / WORD;
+        for (int64_t i = 0; i < whole; i++) keep_inside(row + i * WORD, WORD, bit, word[i]);
+        if (whole < words) keep_inside(row + whole * WORD, n % WORD, bit, word[whole]);
+        if ((t + 1) % batch == 0) stream_poll(stream);
+    }
+}
+
+// ---- optimizer
 
 static uint16_t bf16_of(float x) { // round to nearest even
     uint32_t bits;

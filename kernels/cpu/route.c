@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-// The router after its matrix: softmax and choice, capacity, weights, order, statistics, gradient.
+// The router after its matrix: scores and choice, capacity, weights, order, statistics, gradient.
 #include "kernels/cpu/vec.h"
 
 static const float smallest_divisor = 0x1p-23f;
@@ -17,24 +17,32 @@ static void choose(int32_t *index, float *score, int64_t E, int64_t k) {
     }
 }
 
-void KERNEL(topk_softmax)(Tensor probs, Tensor lse, Tensor index, Tensor logits, Tensor bias, Stream stream) {
+// p = softmax(x), or sigmoid(x); p may be x. Returns log Σ e^x. Destroys work (E).
+static float score_row(float *p, const float *x, float *work, int64_t E, ScoreKind scores) {
+    float most = largest(x, E), *term = scores == SCORES_SOFTMAX ? p : work;
+    SIMD for (int64_t e = 0; e < E; e++) term[e] = fast_exp(x[e] - most);
+    float sum = total(term, E), scale = 1.0f / sum;
+    if (scores == SCORES_SOFTMAX) {
+        SIMD for (int64_t e = 0; e < E; e++) p[e] *= scale;
+    } else {
+        SIMD for (int64_t e = 0; e < E; e++) p[e] = sigmoid(x[e]);
+    }
+    return most + logf(sum);
+}
+
+void KERNEL(route_scores)(Tensor probs, Tensor lse, Tensor index, Tensor logits, Tensor bias,
+                          ScoreKind scores, Stream stream) {
     int64_t T = logits.dim[0], E = logits.dim[1], k = index.dim[1], batch = poll_rows(8 * E);
     REQUIRE(probs.dim[0] == T && probs.dim[1] == E && lse.dim[0] == T && index.dim[0] == T && k >= 1 &&
                 k <= E && (!tensor_exists(bias) || bias.dim[0] == E),
-            "top-k: logits (%ld, %ld), probs (%ld, %ld), index (%ld, %ld)", (long)T, (long)E,
+            "route_scores: logits (%ld, %ld), probs (%ld, %ld), index (%ld, %ld)", (long)T, (long)E,
             (long)probs.dim[0], (long)probs.dim[1], (long)index.dim[0], (long)k);
     float *score = stream_scratch(stream, (size_t)E * sizeof *score);
     const float *shift = tensor_exists(bias) ? tensor_f32(bias) : NULL;
     for (int64_t t = 0; t < T; t++) {
-        const float *x = tensor_f32(logits) + t * E;
-        float *p = tensor_f32(probs) + t * E, most = largest(x, E);
-        SIMD for (int64_t e = 0; e < E; e++) p[e] = fast_exp(x[e] - most);
-        float sum = total(p, E), scale = 1.0f / sum;
-        SIMD for (int64_t e = 0; e < E; e++) {
-            p[e] *= scale;
-            score[e] = p[e] + (shift ? shift[e] : 0.0f);
-        }
-        tensor_f32(lse)[t] = most + logf(sum);
+        float *p = tensor_f32(probs) + t * E;
+        tensor_f32(lse)[t] = score_row(p, tensor_f32(logits) + t * E, score, E, scores);
+        SIMD for (int64_t e = 0; e < E; e++) score[e] = p[e] + (shift ? shift[e] : 0.0f);
         choose(tensor_i32(index) + t * k, score, E, k);
         if ((t + 1) % batch == 0) stream_poll(stream);
     }
@@ -128,7 +136,7 @@ void KERNEL(route_sort)(Tensor row, Tensor counts, Tensor index, Tensor kept, St
 }
 
 void KERNEL(route_stats)(Tensor chosen, Tensor first, Tensor prob_sum, Tensor probs, Tensor index,
-                         Stream stream) {
+                         ScoreKind scores, Stream stream) {
     int64_t T = probs.dim[0], E = probs.dim[1], k = index.dim[1], G = chosen.dim[0];
     REQUIRE(G >= 1 && T % G == 0 && chosen.dim[1] == E && tensor_size(first) == G * E &&
                 tensor_size(prob_sum) == G * E && index.dim[0] == T,
@@ -144,7 +152,12 @@ void KERNEL(route_stats)(Tensor chosen, Tensor first, Tensor prob_sum, Tensor pr
         float *sum = tensor_f32(prob_sum) + group;
         for (int64_t j = 0; j < k; j++) tensor_i32(chosen)[group + choice[j]]++;
         tensor_i32(first)[group + choice[0]]++;
-        SIMD for (int64_t e = 0; e < E; e++) sum[e] += p[e];
+        if (scores == SCORES_SIGMOID) {
+            float share = 1.0f / total(p, E);
+            SIMD for (int64_t e = 0; e < E; e++) sum[e] += p[e] * share;
+        } else {
+            SIMD for (int64_t e = 0; e < E; e++) sum[e] += p[e];
+        }
     }
     stream_poll(stream);
 }
@@ -165,28 +178,51 @@ static void weights_backward(float *dp, int64_t k, const float *dweight, const f
         if (!kept || kept[j]) dp[choice[j]] += (dweight[j] - mean) / divisor;
 }
 
+// dlogits of one token from dp, in place, with b as balance (E).
+static void softmax_backward(float *dp, const float *p, const float *b, float z, int64_t E) {
+    if (b) {
+        SIMD for (int64_t e = 0; e < E; e++) dp[e] += b[e];
+    }
+    float shift = z - dot(p, dp, E);
+    SIMD for (int64_t e = 0; e < E; e++) dp[e] = p[e] * (dp[e] + shift);
+}
+
+// b acts on p/S: where all p are tiny 1/S is huge, p/S is not.
+static void sigmoid_backward(float *dp, const float *p, const float *b, int64_t E) {
+    if (b) {
+        float share = 1.0f / total(p, E), mean = dot(p, b, E) * share;
+        SIMD for (int64_t e = 0; e < E; e++) dp[e] =
+            (1.0f - p[e]) * (p[e] * dp[e] + p[e] * share * (b[e] - mean));
+    } else {
+        SIMD for (int64_t e = 0; e < E; e++) dp[e] *= p[e] * (1.0f - p[e]);
+    }
+}
+
 void KERNEL(route_backward)(Tensor dlogits, Tensor dweight, Tensor weight, Tensor probs, Tensor lse,
-                            Tensor index, Tensor kept, Tensor balance, bool renormalize, float z_scale,
-                            Stream stream) {
+                            Tensor index, Tensor kept, Tensor balance, bool renormalize, ScoreKind scores,
+                            float z_scale, Stream stream) {
     int64_t T = probs.dim[0], E = probs.dim[1], k = index.dim[1], batch = poll_rows(8 * E);
-    int64_t G = tensor_exists(balance) ? balance.dim[0] : 1;
+    bool balanced = tensor_exists(balance);
+    int64_t G = balanced ? balance.dim[0] : 1;
     REQUIRE(dlogits.dim[0] == T && dlogits.dim[1] == E && tensor_size(dweight) == T * k &&
                 tensor_size(weight) == T * k && lse.dim[0] == T && index.dim[0] == T && G >= 1 &&
-                T % G == 0 && (!tensor_exists(balance) || balance.dim[1] == E),
+                T % G == 0 && (!balanced || balance.dim[1] == E),
             "route_backward: probs (%ld, %ld), dlogits (%ld, %ld), index (%ld, %ld), %ld groups", (long)T,
             (long)E, (long)dlogits.dim[0], (long)dlogits.dim[1], (long)index.dim[0], (long)k, (long)G);
+    REQUIRE(scores == SCORES_SOFTMAX || z_scale == 0, "route_backward: sigmoid scores with z-loss of %g",
+            (double)z_scale);
     for (int64_t t = 0; t < T; t++) {
         const float *p = tensor_f32(probs) + t * E;
+        const float *b = balanced ? tensor_f32(balance) + t / (T / G) * E : NULL;
         float *dp = tensor_f32(dlogits) + t * E;
-        if (tensor_exists(balance))
-            memcpy(dp, tensor_f32(balance) + t / (T / G) * E, (size_t)E * sizeof *dp);
-        else
-            memset(dp, 0, (size_t)E * sizeof *dp);
+        memset(dp, 0, (size_t)E * sizeof *dp);
         weights_backward(dp, k, tensor_f32(dweight) + t * k, tensor_f32(weight) + t * k, p,
                          tensor_i32(index) + t * k, tensor_exists(kept) ? tensor_i32(kept) + t * k : NULL,
                          renormalize);
-        float shift = z_scale * 2.0f * tensor_f32(lse)[t] - dot(p, dp, E);
-        SIMD for (int64_t e = 0; e < E; e++) dp[e] = p[e] * (dp[e] + shift);
+        if (scores == SCORES_SIGMOID)
+            sigmoid_backward(dp, p, b, E);
+        else
+            softmax_backward(dp, p, b, z_scale * 2.0f * tensor_f32(lse)[t], E);
         if ((t + 1) % batch == 0) stream_poll(stream);
     }
 }

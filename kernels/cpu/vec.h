@@ -57,7 +57,7 @@ ALWAYS_INLINE float largest(const float *a, int64_t n) {
 
 // e^x without branches, so that loops over it become vector code; relative error below 3e-7 (measured on
 // −87 … 88). Below −87.3 the result is about 1e-38, never a denormal; NaN passes. Cody-Waite
-// reduction, then the Taylor series to x⁶ on ±ln2/2 (remainder 2e-9).
+// reduction, then the Taylor series to x⁶ on ±ln2/2 (remainder 1.2e-7).
 static inline float fast_exp(float x) {
     float clamped = x < -87.3f ? -87.3f : x;
     clamped = clamped > 88.7f ? 88.7f : clamped;
@@ -102,4 +102,29 @@ static const float log2_e = 1.44269504f;
 
 static inline float sigmoid(float x) {
     return 1.0f / (1.0f + fast_exp(-x));
+}
+
+// tanh x = −m/(m + 2) with m = e^(−2|x|) − 1, which keeps its digits near 0: without branches, odd, relative
+// error below 4e-7 (measured); ±1 beyond, NaN passes.
+static inline float fast_tanh(float x) {
+    float twice = -2.0f * fabsf(x);
+    twice = twice < -60.0f ? -60.0f : twice;
+    float shifted = twice * 1.44269504f + 12582912.0f;
+    float n = shifted - 12582912.0f;
+    float r = twice - n * 0.693359375f;
+    r = r + n * 2.12194440e-4f;
+    float p = 1.0f / 5040;
+    p = p * r + 1.0f / 720;
+    p = p * r + 1.0f / 120;
+    p = p * r + 1.0f / 24;
+    p = p * r + 1.0f / 6;
+    p = p * r + 0.5f;
+    p = p * r * r + r; // e^r − 1
+    union {
+        float f;
+        uint32_t bits;
+    } scale = {.f = shifted};
+    scale.bits = (scale.bits + 127) << 23;
+    float m = p * scale.f + (scale.f - 1.0f), magnitude = -m / (m + 2.0f);
+    return x < 0 ? -magnitude : magnitude;
 }
