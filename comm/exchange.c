@@ -3,16 +3,12 @@
 #include "comm/requests.h"
 #include <string.h>
 
-ExchangePlan exchange_plan_layout(const ExchangeShape *shape, const Group *expert_group, Arena *arena) {
-    int ranks = group_size(expert_group);
+ExchangePlan exchange_plan_layout(const ExchangeShape *shape, int ranks, int rank, Arena *arena) {
     REQUIRE(shape->experts % ranks == 0 && shape->max_rows > 0 && shape->chunks > 0,
             "%d experts over %d ranks, %ld rows at a time in %d pieces", shape->experts, ranks,
             (long)shape->max_rows, shape->chunks);
-    ExchangePlan plan = {.shape = *shape,
-                         .ranks = ranks,
-                         .rank = group_rank(expert_group),
-                         .local_experts = shape->experts / ranks,
-                         .waves = 1};
+    ExchangePlan plan = {
+        .shape = *shape, .ranks = ranks, .rank = rank, .local_experts = shape->experts / ranks, .waves = 1};
     plan.counts = arena_tensor(arena, DTYPE_I32, 2, (int64_t[]){ranks, shape->experts}).data;
     return plan;
 }

@@ -26,8 +26,8 @@ typedef struct {
     int64_t fullest;  // most rows that any EP rank receives
 } ExchangePlan;
 
-// Places the count matrix in the arena.
-ExchangePlan exchange_plan_layout(const ExchangeShape *shape, const Group *expert_group, Arena *arena);
+// Places the count matrix in the arena, for one rank of an expert group.
+ExchangePlan exchange_plan_layout(const ExchangeShape *shape, int ranks, int rank, Arena *arena);
 
 // Tells every EP rank how many rows each rank has for each expert. own (experts) i32.
 Request *exchange_counts_begin(Mesh *mesh, ExchangePlan *plan, Tensor own, Stream stream);

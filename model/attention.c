@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-// a = x + Wo·Attention(RoPE(Wq n), RoPE(Wk n), Wv n), n = RMSNorm(x).
+// a = x + Wo·Attention(RoPE(Wq n), RoPE(Wk n), Wv n), n = N(x); q, k and v may be clamped before, Wo's result
+// normed after.
 #include "model/internal.h"
 
 static RopeShape rope_shape(const Model *m, int heads, bool inverse) {
@@ -21,7 +22,9 @@ static AttentionShape attention_shape(const Model *m) {
                             .head_dim = c->head_dim,
                             .q_offset = m->position,
                             .kv_stride = kv_len,
-                            .scale = 1.0f / sqrtf((float)c->head_dim)};
+                            .scale =
+                                c->attn_scale > 0 ? (float)c->attn_scale : 1.0f / sqrtf((float)c->head_dim),
+                            .softcap = (float)c->attn_softcap};
 }
 
 static Tensor lse_view(const Model *m, const LayerState *l) {
@@ -39,6 +42,46 @@ static Tensor newest(const Model *m, Tensor kv) {
     return tensor_rows(kv, m->position, m->tokens);
 }
 
+static void clamp(Model *m, Tensor x, Tensor inside) {
+    Tensor mask = tensor_exists(inside) ? rows_of(inside, m->tokens) : inside;
+    if (m->config.clip_qkv > 0) m->kernels->clamp_forward(x, mask, (float)m->config.clip_qkv, m->stream);
+}
+
+static void clamp_gradient(Model *m, Tensor dx, Tensor inside) {
+    if (m->config.clip_qkv > 0) m->kernels->clamp_backward(dx, rows_of(inside, m->tokens), m->stream);
+}
+
+// a = x + Wo·attended, or x + N(Wo·attended).
+static void project_out(Model *m, int layer) {
+    const LayerWeights *w = &m->weights[layer];
+    LayerState *l = &m->layer[layer];
+    int64_t T = m->tokens;
+    Tensor x = rows_of(l->x, T), a = rows_of(l->a, T), attended = rows_of(l->attended, T);
+    device_copy(m->device, a.data, m->device, x.data, tensor_bytes(a), m->stream);
+    if (!w->attn_out_norm) {
+        m->kernels->matmul(a, attended, false, w->o->weight, true, INTO_SUM, m->stream);
+        return;
+    }
+    Tensor out = rows_of(l->attn_out, T);
+    m->kernels->matmul(out, attended, false, w->o->weight, true, INTO_ZERO, m->stream);
+    m->norm_forward(a, rows_of(m->scratch.rstd, T), out, w->attn_out_norm->weight, (float)m->config.norm_eps,
+                    INTO_SUM, m->stream);
+}
+
+// The gradient of Wo·attended.
+static Tensor out_gradient(Model *m, int layer) {
+    const Param *norm = m->weights[layer].attn_out_norm;
+    int64_t T = m->tokens;
+    Tensor da = rows_of(m->dx, T);
+    if (!norm) return da;
+    Tensor out = rows_of(m->layer[layer].attn_out, T), rstd = rows_of(m->scratch.rstd, T),
+           dout = rows_of(m->scratch.dbranch, T);
+    m->norm_forward(rows_of(m->scratch.norm, T), rstd, out, norm->weight, (float)m->config.norm_eps,
+                    INTO_ZERO, m->stream);
+    m->norm_backward(dout, norm->grad, da, out, norm->weight, rstd, INTO_ZERO, m->stream);
+    return dout;
+}
+
 void attention_forward(Model *m, int layer) {
     double begun = clock_seconds();
     const Kernels *kernels = m->kernels;
@@ -48,20 +91,21 @@ void attention_forward(Model *m, int layer) {
     int64_t T = m->tokens;
     Tensor x = rows_of(l->x, T), n = rows_of(m->scratch.norm, T), rstd = rows_of(m->scratch.rstd, T);
     Tensor q = rows_of(l->q, T), k = newest(m, l->k), v = newest(m, l->v), attended = rows_of(l->attended, T);
-    Tensor a = rows_of(l->a, T);
     RopeShape rope_q = rope_shape(m, m->config.heads, false),
               rope_k = rope_shape(m, m->config.kv_heads, false);
     AttentionShape shape = attention_shape(m);
 
-    kernels->rmsnorm_forward(n, rstd, x, w->attn_norm->weight, (float)m->config.norm_eps, stream);
+    m->norm_forward(n, rstd, x, w->attn_norm->weight, (float)m->config.norm_eps, INTO_ZERO, stream);
     kernels->matmul(q, n, false, w->q->weight, true, INTO_ZERO, stream);
     kernels->matmul(k, n, false, w->k->weight, true, INTO_ZERO, stream);
     kernels->matmul(v, n, false, w->v->weight, true, INTO_ZERO, stream);
+    clamp(m, q, l->q_inside);
+    clamp(m, k, l->k_inside);
+    clamp(m, v, l->v_inside);
     kernels->rope(q, m->cosine, m->sine, &rope_q, stream);
     kernels->rope(k, m->cosine, m->sine, &rope_k, stream);
     kernels->attention_forward(attended, lse_view(m, l), q, seen(m, l->k), seen(m, l->v), &shape, stream);
-    device_copy(m->device, a.data, m->device, x.data, tensor_bytes(a), stream);
-    kernels->matmul(a, attended, false, w->o->weight, true, INTO_SUM, stream);
+    project_out(m, layer);
     phase_end(m, layer, PHASE_ATTENTION, begun);
 }
 
@@ -81,12 +125,16 @@ void attention_backward(Model *m, int layer) {
     RopeShape rope_q = rope_shape(m, m->config.heads, true), rope_k = rope_shape(m, m->config.kv_heads, true);
     AttentionShape shape = attention_shape(m);
 
-    kernels->matmul(dattended, da, false, w->o->weight, false, INTO_ZERO, stream);
-    kernels->matmul(w->o->grad, da, true, attended, false, INTO_SUM, stream);
+    Tensor dout = out_gradient(m, layer);
+    kernels->matmul(dattended, dout, false, w->o->weight, false, INTO_ZERO, stream);
+    kernels->matmul(w->o->grad, dout, true, attended, false, INTO_SUM, stream);
     kernels->attention_backward(dq, dk, dv, dattended, attended, lse_view(m, l), q, k, v, &shape, stream);
     kernels->rope(dq, m->cosine, m->sine, &rope_q, stream);
     kernels->rope(dk, m->cosine, m->sine, &rope_k, stream);
-    kernels->rmsnorm_forward(n, rstd, x, w->attn_norm->weight, (float)m->config.norm_eps, stream);
+    clamp_gradient(m, dq, l->q_inside);
+    clamp_gradient(m, dk, l->k_inside);
+    clamp_gradient(m, dv, l->v_inside);
+    m->norm_forward(n, rstd, x, w->attn_norm->weight, (float)m->config.norm_eps, INTO_ZERO, stream);
     kernels->matmul(w->q->grad, dq, true, n, false, INTO_SUM, stream);
     kernels->matmul(w->k->grad, dk, true, n, false, INTO_SUM, stream);
     kernels->matmul(w->v->grad, dv, true, n, false, INTO_SUM, stream);
@@ -94,6 +142,6 @@ void attention_backward(Model *m, int layer) {
     kernels->matmul(dn, dq, false, w->q->weight, false, INTO_ZERO, stream);
     kernels->matmul(dn, dk, false, w->k->weight, false, INTO_SUM, stream);
     kernels->matmul(dn, dv, false, w->v->weight, false, INTO_SUM, stream);
-    kernels->rmsnorm_backward(da, w->attn_norm->grad, dn, x, w->attn_norm->weight, rstd, INTO_SUM, stream);
+    m->norm_backward(da, w->attn_norm->grad, dn, x, w->attn_norm->weight, rstd, INTO_SUM, stream);
     phase_end(m, layer, PHASE_ATTENTION, begun);
 }

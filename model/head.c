@@ -4,14 +4,21 @@
 // last layer's output.
 #include "model/internal.h"
 
+static void scale_by(Model *m, Tensor x, double factor) {
+    if (factor != 1) m->kernels->scale(x, (float)factor, m->stream);
+}
+
 void embed_forward(Model *m, Tensor tokens) {
     double begun = clock_seconds();
-    m->kernels->embedding_forward(rows_of(m->layer[0].x, m->tokens), m->embed->weight, tokens, m->stream);
+    Tensor x = rows_of(m->layer[0].x, m->tokens);
+    m->kernels->embedding_forward(x, m->embed->weight, tokens, m->stream);
+    scale_by(m, x, m->config.embed_scale);
     phase_end(m, 0, PHASE_HEAD, begun);
 }
 
 void embed_backward(Model *m) {
     double begun = clock_seconds();
+    scale_by(m, rows_of(m->dout, m->tokens), m->config.embed_scale);
     m->kernels->embedding_backward(m->embed->grad, rows_of(m->dout, m->tokens),
                                    rows_of(m->scratch.inputs, m->tokens), m->stream);
     phase_end(m, 0, PHASE_HEAD, begun);
@@ -34,12 +41,15 @@ double head_forward(Model *m) {
     double begun = clock_seconds();
     int64_t T = m->tokens, chunk = m->scratch.logits.dim[0];
     Tensor out = rows_of(m->out, T), n = rows_of(m->scratch.norm, T), rstd = rows_of(m->scratch.rstd, T);
-    m->kernels->rmsnorm_forward(n, rstd, out, m->final_norm->weight, (float)m->config.norm_eps, m->stream);
+    m->norm_forward(n, rstd, out, m->final_norm->weight, (float)m->config.norm_eps, INTO_ZERO, m->stream);
+    scale_by(m, n, m->config.output_scale); // the logits' scale, where there are fewer numbers
     for (int64_t first = 0; first < T; first += chunk)
         loss_chunk(m, n, first, T - first < chunk ? T - first : chunk);
-    if (m->run.training)
-        m->kernels->rmsnorm_backward(rows_of(m->dout, T), m->final_norm->grad, n, out, m->final_norm->weight,
-                                     rstd, INTO_ZERO, m->stream);
+    if (m->run.training) {
+        scale_by(m, n, m->config.output_scale);
+        m->norm_backward(rows_of(m->dout, T), m->final_norm->grad, n, out, m->final_norm->weight, rstd,
+                         INTO_ZERO, m->stream);
+    }
     double sum = 0;
     for (int64_t t = 0; t < T; t++) sum -= (double)tensor_f32(m->scratch.logprob)[t];
     phase_end(m, 0, PHASE_HEAD, begun);
@@ -48,7 +58,8 @@ double head_forward(Model *m) {
 
 void head_logits(Model *m, Tensor logits) {
     Tensor last = tensor_rows(m->out, m->tokens - 1, 1), n = rows_of(m->scratch.norm, 1);
-    m->kernels->rmsnorm_forward(n, rows_of(m->scratch.rstd, 1), last, m->final_norm->weight,
-                                (float)m->config.norm_eps, m->stream);
+    m->norm_forward(n, rows_of(m->scratch.rstd, 1), last, m->final_norm->weight, (float)m->config.norm_eps,
+                    INTO_ZERO, m->stream);
+    scale_by(m, n, m->config.output_scale);
     m->kernels->matmul(logits, n, false, m->head->weight, true, INTO_ZERO, m->stream);
 }

@@ -15,8 +15,10 @@ typedef struct {
 
 typedef struct {
     int dense_group, expert_group; // expert_group −1 where the layer has no experts
-    Param *attn_norm, *q, *k, *v, *o, *dense_norm, *moe_norm, *router;
-    FfnWeights dense, *expert; // expert [local experts]
+    Param *attn_norm, *q, *k, *v, *o, *moe_norm, *router;
+    Param *attn_out_norm, *ffn_out_norm; // sandwich norms, or NULL
+    Param *dense_norm;         // of the dense branch: its own, or moe_norm where it is the shared experts
+    FfnWeights dense, *expert; // dense.gate NULL: no dense branch; expert [local experts]
 } LayerWeights;
 
 // What backward needs of forward. Under recompute `layer` every layer shares one set of all but x and the
@@ -24,7 +26,9 @@ typedef struct {
 typedef struct {
     Tensor x;                                // (T, h) input of the layer
     Tensor q, k, v, attended, attention_lse; // (T, q) (T, kv) (T, kv) (T, q) (sequences, heads, seq_len)
-    Tensor a, gate, up;                      // (T, h) (T, f) (T, f): after attention; dense FFN
+    Tensor q_inside, k_inside, v_inside;     // where clip_qkv left values as they were (clamp_forward_fn)
+    Tensor a, gate, up;                      // (T, h) (T, f) (T, f): after attention; dense branch
+    Tensor attn_out, ffn_out;                // (T, h): what sandwich norms read
     Tensor probs, router_lse, index, kept, weight; // (T, E) (T) (T, k) (T, k) (T, k)
     Tensor row;                                    // (T, k) place in expert order
     Tensor chosen, first_chosen, prob_sum;         // (G, E) per balance group
@@ -37,6 +41,7 @@ typedef struct {
     Tensor norm, rstd;                // (T, h) (T): output of the norm at hand
     Tensor moe_norm, moe_rstd;        // (T, h) (T): of the MoE norm, needed across attention
     Tensor ffn;                       // (T, f): activation, or its gradient
+    Tensor dbranch;                   // (T, h): gradient of what a sandwich norm read
     Tensor send, send_weight, resend; // (T·k, h) (T·k) (T·k, h): token side rows on their way out
     Tensor back, back_weight;         // (T·k, h) (T·k): token side rows that came back
     Tensor rows_act, rows_out;        // (R, f) (R, h): expert side
@@ -66,6 +71,8 @@ struct Model {
     ParamAccess access;
     Mesh *mesh;
     const Kernels *kernels;
+    norm_forward_fn *norm_forward; // of the kernels, the config's kind
+    norm_backward_fn *norm_backward;
     Stream stream;
     Device device;
 
@@ -97,16 +104,28 @@ struct Model {
 // ---- layout.c
 void model_layout(Model *model); // places everything; call on counting arenas, then on committed ones
 
-// ---- attention.c, dense.c: a = x + Attn(N1 x);  out = a + FFN(N2 a). rebuild: only what backward reads.
+// ---- attention.c: a = x + Attn(N x), or x + N(Attn(N x))
 void attention_forward(Model *model, int layer);
 void attention_backward(Model *model, int layer); // dx (gradient of a) becomes the gradient of x
+
+// ---- residual.c: out = a + Σ of the FFN branches, or a + N(Σ). The first branch to be written begins the
+// sum.
+void residual_begin(Model *model, int layer);
+void residual_end(Model *model, int layer);
+Tensor residual_sum(const Model *model, int layer);      // (T, h): where branches add what they have
+Tensor residual_gradient(const Model *model, int layer); // (T, h): of the sum, after residual_backward_begin
+void residual_backward_begin(Model *model, int layer);
+void residual_backward_end(Model *model, int layer); // dx = dout: what did not go through a branch
+
+// ---- dense.c: the dense branch, FFN(N a). rebuild: only what backward reads.
 void dense_forward(Model *model, int layer, bool rebuild);
-void dense_backward(Model *model, int layer); // dout → dx, the gradient of a
+void dense_backward(Model *model, int layer); // adds to dx, the gradient of a
 
 // ---- router.c
 void router_forward(Model *model,
                     int layer); // leaves the normalised input in scratch.moe_norm and counts on their way
-void router_backward(Model *model, int layer); // scratch.back, back_weight → adds to dx
+void router_backward(Model *model, int layer);   // scratch.back, back_weight → adds to dx
+Tensor moe_input(const Model *model, int layer); // (T, h): what router and experts read, before its norm
 
 // ---- moe.c: rows to the experts and back. Waves: what does not fit into R received rows at a time.
 void moe_dispatch_begin(Model *model, int layer);   // the first wave's rows of scratch.moe_norm leave

@@ -19,7 +19,7 @@ static void layout_routing(Model *m, LayerState *l, Arena *arena) {
     l->prob_sum = arena_matrix(arena, G, E);
     l->balance = m->run.training ? arena_matrix(arena, G, E) : (Tensor){0};
     ExchangeShape shape = {.experts = (int)E, .max_rows = m->max_rows, .chunks = m->run.chunks};
-    l->plan = exchange_plan_layout(&shape, mesh_group(m->mesh, AXIS_EXPERT), arena);
+    l->plan = exchange_plan_layout(&shape, m->ep_ranks, m->first_expert / m->local_experts, arena);
 }
 
 static void layout_rows(Model *m, LayerState *l, Arena *arena) {
@@ -32,6 +32,18 @@ static void layout_rows_ffn(Model *m, LayerState *l, Arena *arena) {
     l->rows_up = arena_matrix(arena, m->max_rows, m->config.expert_ffn);
 }
 
+static Tensor mask(Arena *arena, int64_t rows, int64_t columns) {
+    return matrix_i32(arena, rows, (columns + 31) / 32);
+}
+
+// Where q, k and v of width q and kv were not clamped.
+static void layout_masks(Model *m, LayerState *l, int64_t q, int64_t kv, Arena *arena) {
+    if (m->config.clip_qkv == 0 || !m->run.training) return;
+    l->q_inside = mask(arena, m->tokens, q);
+    l->k_inside = mask(arena, m->tokens, kv);
+    l->v_inside = mask(arena, m->tokens, kv);
+}
+
 static void layout_keys(Model *m, LayerState *l, Arena *arena) {
     int64_t kv = (int64_t)m->config.kv_heads * m->config.head_dim;
     l->k = arena_matrix(arena, m->tokens, kv);
@@ -39,7 +51,9 @@ static void layout_keys(Model *m, LayerState *l, Arena *arena) {
 }
 
 static void layout_dense(Model *m, LayerState *l, int64_t f, Arena *arena) {
-    int64_t T = m->tokens, q = (int64_t)m->config.heads * m->config.head_dim;
+    int64_t T = m->tokens, d = m->config.head_dim, q = m->config.heads * d;
+    layout_masks(m, l, q, m->config.kv_heads * d, arena);
+    if (m->config.sandwich_norms) l->attn_out = arena_matrix(arena, T, m->config.hidden);
     l->q = arena_matrix(arena, T, q);
     l->attended = arena_matrix(arena, T, q);
     l->attention_lse = arena_vector(arena, T * m->config.heads);
@@ -48,13 +62,15 @@ static void layout_dense(Model *m, LayerState *l, int64_t f, Arena *arena) {
     l->up = arena_matrix(arena, T, f);
 }
 
-static int64_t widest_dense(const ModelConfig *c) {
-    bool plain = c->experts == 0 || c->moe_every > 1; // layers without experts are expert_ffn wide
-    return plain && c->expert_ffn > c->dense_ffn ? c->expert_ffn : c->dense_ffn;
+// Of the dense branch, whether its own FFN or the shared experts.
+static int64_t dense_width(const ModelConfig *c, int layer) {
+    return model_dense_width(c, layer) + model_shared_width(c, layer);
 }
 
-static int64_t dense_width(const ModelConfig *c, int layer) {
-    return model_layer_has_experts(c, layer) ? c->dense_ffn : c->expert_ffn;
+static int64_t widest_dense(const ModelConfig *c) {
+    int64_t widest = 0;
+    for (int i = 0; i < c->layers; i++) widest = dense_width(c, i) > widest ? dense_width(c, i) : widest;
+    return widest;
 }
 
 // Kept from forward to backward, layer by layer; where nothing is kept, one set that all layers share.
@@ -85,6 +101,8 @@ static void layout_layers(Model *m) {
         if (!training || keep) layout_keys(m, l, &m->saved);
         if (keep) layout_dense(m, l, dense_width(c, i), &m->saved);
         if (training && moe) layout_routing(m, l, &m->tables);
+        if (c->sandwich_norms)
+            l->ffn_out = training ? arena_matrix(&m->saved, m->tokens, c->hidden) : m->scratch.dbranch;
         if (keep && moe) layout_rows(m, l, &m->saved);
         if (keep && moe && m->run.recompute == RECOMPUTE_NONE) layout_rows_ffn(m, l, &m->saved);
         if (keep && moe && m->run.recompute == RECOMPUTE_MOE) {
@@ -146,6 +164,7 @@ static void layout_scratch(Model *m) {
     s->logprob = arena_vector(arena, T);
     s->inputs = arena_tensor(arena, DTYPE_I32, 1, (int64_t[]){T});
     s->targets = arena_tensor(arena, DTYPE_I32, 1, (int64_t[]){T});
+    if (c->sandwich_norms) s->dbranch = arena_matrix(arena, T, h);
     if (m->moe_layers) layout_moe_scratch(m);
     if (!m->run.training) return;
     s->dq = arena_matrix(arena, T, q);

@@ -33,6 +33,25 @@ static Param *expert_param(const Model *m, int layer, int expert, const char *le
     return find(m, "layers.%1$d.experts.%2$d.%3$s", layer, expert, leaf);
 }
 
+static void bind_experts(Model *m, int layer, LayerWeights *w) {
+    w->moe_norm = layer_param(m, layer, "moe_norm");
+    w->router = layer_param(m, layer, "router");
+    if (model_shared_width(&m->config, layer)) {
+        w->dense_norm = w->moe_norm;
+        w->dense = (FfnWeights){layer_param(m, layer, "shared.gate"), layer_param(m, layer, "shared.up"),
+                                layer_param(m, layer, "shared.down")};
+    }
+    w->expert = calloc((size_t)m->local_experts, sizeof *w->expert);
+    REQUIRE(w->expert, "out of memory: %d experts", m->local_experts);
+    for (int e = 0; e < m->local_experts; e++) {
+        int number = m->first_expert + e;
+        w->expert[e] =
+            (FfnWeights){expert_param(m, layer, number, "gate"), expert_param(m, layer, number, "up"),
+                         expert_param(m, layer, number, "down")};
+    }
+    w->expert_group = w->expert[0].gate->group;
+}
+
 static void bind_layer(Model *m, int layer) {
     LayerWeights *w = &m->weights[layer];
     w->attn_norm = layer_param(m, layer, "attn_norm");
@@ -40,23 +59,18 @@ static void bind_layer(Model *m, int layer) {
     w->k = layer_param(m, layer, "attn.k");
     w->v = layer_param(m, layer, "attn.v");
     w->o = layer_param(m, layer, "attn.o");
-    w->dense_norm = layer_param(m, layer, "dense_norm");
-    w->dense.gate = layer_param(m, layer, "dense.gate");
-    w->dense.up = layer_param(m, layer, "dense.up");
-    w->dense.down = layer_param(m, layer, "dense.down");
+    if (m->config.sandwich_norms) {
+        w->attn_out_norm = layer_param(m, layer, "attn_out_norm");
+        w->ffn_out_norm = layer_param(m, layer, "ffn_out_norm");
+    }
+    if (model_dense_width(&m->config, layer)) {
+        w->dense_norm = layer_param(m, layer, "dense_norm");
+        w->dense = (FfnWeights){layer_param(m, layer, "dense.gate"), layer_param(m, layer, "dense.up"),
+                                layer_param(m, layer, "dense.down")};
+    }
     w->dense_group = w->attn_norm->group;
     w->expert_group = -1;
-    if (!model_layer_has_experts(&m->config, layer)) return;
-    w->moe_norm = layer_param(m, layer, "moe_norm");
-    w->router = layer_param(m, layer, "router");
-    w->expert = calloc((size_t)m->local_experts, sizeof *w->expert);
-    REQUIRE(w->expert, "out of memory: %d experts", m->local_experts);
-    for (int e = 0; e < m->local_experts; e++) {
-        w->expert[e].gate = expert_param(m, layer, m->first_expert + e, "gate");
-        w->expert[e].up = expert_param(m, layer, m->first_expert + e, "up");
-        w->expert[e].down = expert_param(m, layer, m->first_expert + e, "down");
-    }
-    w->expert_group = w->expert[0].gate->group;
+    if (model_layer_has_experts(&m->config, layer)) bind_experts(m, layer, w);
 }
 
 static void bind_weights(Model *m) {
@@ -94,6 +108,27 @@ static int64_t rows_at_most(const Model *m) {
     return rows < share * m->ep_ranks ? rows : share * m->ep_ranks;
 }
 
+static void *host_array(size_t count, size_t item) {
+    void *memory = calloc(count ? count : 1, item);
+    REQUIRE(memory, "out of memory: %zu × %zu bytes", count, item);
+    return memory;
+}
+
+// All that the layout depends on.
+static void set_sizes(Model *m, const ModelConfig *config, const ModelRun *run, int ep_ranks, int ep_rank) {
+    m->config = *config;
+    m->run = *run;
+    m->ep_ranks = ep_ranks;
+    m->local_experts = config->experts / ep_ranks;
+    m->first_expert = ep_rank * m->local_experts;
+    for (int i = 0; i < config->layers; i++) m->moe_layers += model_layer_has_experts(config, i);
+    m->sequences = run->sequences;
+    m->seq_len = run->seq_len;
+    m->tokens = (int64_t)run->sequences * run->seq_len;
+    m->max_rows = rows_at_most(m);
+    m->layer = host_array((size_t)config->layers, sizeof *m->layer);
+}
+
 static void place(Model *m) {
     for (int round = 0; round < 2; round++) {
         model_layout(m);
@@ -102,12 +137,6 @@ static void place(Model *m) {
         arena_commit(&m->working);
         arena_commit(&m->tables);
     }
-}
-
-static void *host_array(size_t count, size_t item) {
-    void *memory = calloc(count ? count : 1, item);
-    REQUIRE(memory, "out of memory: %zu × %zu bytes", count, item);
-    return memory;
 }
 
 Status model_create(Model **out, const ModelConfig *config, const ModelRun *run, ParamTable *params,
@@ -121,24 +150,17 @@ Status model_create(Model **out, const ModelConfig *config, const ModelRun *run,
     if (!(run->expert_rows > 0))
         FAIL(ERR_CONFIG, "parallel.expert_rows = %g must be above 0", run->expert_rows);
     Model *m = host_array(1, sizeof *m);
-    m->config = *config;
-    m->run = *run;
+    set_sizes(m, config, run, ep, group_rank(mesh_group(mesh, AXIS_EXPERT)));
     m->params = params;
     m->access = access;
     m->mesh = mesh;
     m->kernels = kernels;
+    bool layer_norm = config->norm == NORM_LAYER;
+    m->norm_forward = layer_norm ? kernels->layernorm_forward : kernels->rmsnorm_forward;
+    m->norm_backward = layer_norm ? kernels->layernorm_backward : kernels->rmsnorm_backward;
     m->stream = stream;
     m->device = stream->device;
-    m->ep_ranks = ep;
-    m->local_experts = config->experts / ep;
-    m->first_expert = group_rank(mesh_group(mesh, AXIS_EXPERT)) * m->local_experts;
-    for (int i = 0; i < config->layers; i++) m->moe_layers += model_layer_has_experts(config, i);
-    m->sequences = run->sequences;
-    m->seq_len = run->seq_len;
-    m->tokens = (int64_t)run->sequences * run->seq_len;
-    m->max_rows = rows_at_most(m);
     m->weights = host_array((size_t)config->layers, sizeof *m->weights);
-    m->layer = host_array((size_t)config->layers, sizeof *m->layer);
     m->timeline = timeline_create(config->layers);
     size_t cells = (size_t)m->moe_layers * (size_t)config->experts;
     m->bias_counts = host_array(cells, sizeof *m->bias_counts);
@@ -171,6 +193,14 @@ void model_destroy(Model *m) {
     arena_free(&m->working);
     arena_free(&m->tables);
     free(m);
+}
+
+ModelBytes model_plan_bytes(const ModelConfig *config, const ModelRun *run, int ep_ranks) {
+    Model m = {0};
+    set_sizes(&m, config, run, ep_ranks, 0);
+    model_layout(&m);
+    free(m.layer);
+    return (ModelBytes){m.saved.peak, m.working.peak, m.tables.peak};
 }
 
 ModelBytes model_bytes(const Model *m) {

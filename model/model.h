@@ -35,6 +35,9 @@ Status model_create(Model **out, const ModelConfig *config, const ModelRun *run,
                     ParamAccess access, Mesh *mesh, const Kernels *kernels, Stream stream);
 void model_destroy(Model *model);
 ModelBytes model_bytes(const Model *model);
+// What model_create will take on a rank of an expert group of ep_ranks, without taking it. The arguments must
+// be ones that model_create accepts.
+ModelBytes model_plan_bytes(const ModelConfig *config, const ModelRun *run, int ep_ranks);
 // For benchmarks: off waits for each exchange where it begins; replay repeats the exchanges of the last
 // forward and backward (recompute none) one at a time with nothing over them, into the timeline. Collective
 // over the expert group.

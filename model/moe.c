@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 // The experts and the two exchanges around them. Rows are multiplied by their gate weight on the expert side,
 // so that the way back is a plain sum and the weight's gradient is a dot product of what the expert has at
-// hand: out = w·Wd·act, act = silu(Wg x)·(Wu x); dw = ⟨Wdᵀ dy, act⟩.
+// hand: out = w·Wd·act, act = φ(Wg x)·(Wu x); dw = ⟨Wdᵀ dy, act⟩.
 #include "model/internal.h"
 
 // The expert side's buffers of a wave. The first one's are kept for backward, later ones share one set.
@@ -110,8 +110,8 @@ static void experts_forward(Model *m, int layer, int wave, int chunk) {
         RowRange r = exchange_expert_rows(&l->plan, wave, chunk, e);
         if (r.count == 0) continue;
         Tensor act = range_of(m->scratch.rows_act, r);
-        m->kernels->swiglu_forward(act, range_of(b.gate, r), range_of(b.up, r), vector_range(b.weight, r),
-                                   m->stream);
+        m->kernels->glu_forward(act, range_of(b.gate, r), range_of(b.up, r), vector_range(b.weight, r),
+                                m->config.activation, m->stream);
         m->kernels->matmul(range_of(m->scratch.rows_out, r), act, false,
                            m->weights[layer].expert[e].down->weight, true, INTO_ZERO, m->stream);
     }
@@ -130,8 +130,8 @@ static void experts_dgrad(Model *m, int layer, int wave, int chunk) {
         Tensor gate = range_of(b.gate, r), up = range_of(b.up, r), act = range_of(s->rows_act, r);
         Tensor dx = range_of(s->rows_out, r);
         m->kernels->matmul(act, range_of(s->rows_dy, r), false, w->down->weight, false, INTO_ZERO, m->stream);
-        m->kernels->swiglu_backward(gate, up, act, vector_range(s->rows_dweight, r), act, gate, up,
-                                    vector_range(b.weight, r), m->stream);
+        m->kernels->glu_backward(gate, up, act, vector_range(s->rows_dweight, r), act, gate, up,
+                                 vector_range(b.weight, r), m->config.activation, m->stream);
         m->kernels->matmul(dx, gate, false, w->gate->weight, false, INTO_ZERO, m->stream);
         m->kernels->matmul(dx, up, false, w->up->weight, false, INTO_SUM, m->stream);
     }
@@ -203,17 +203,17 @@ void moe_experts_forward(Model *m, int layer) {
 void moe_combine_end(Model *m, int layer) {
     combine_end(m, layer);
     double begun = clock_seconds();
-    m->kernels->rows_combine(layer_output(m, layer), m->scratch.back, rows_of(m->layer[layer].row, m->tokens),
-                             INTO_SUM, m->stream);
+    bool first = m->config.sandwich_norms && !m->weights[layer].dense.gate;
+    m->kernels->rows_combine(residual_sum(m, layer), m->scratch.back, rows_of(m->layer[layer].row, m->tokens),
+                             first ? INTO_ZERO : INTO_SUM, m->stream);
     phase_end(m, layer, PHASE_COMBINE, begun);
 }
 
-// The same rows once more, from the layer's input.
+// The same rows once more, from what the router read.
 static void regather_rows(Model *m, int layer, Tensor send) {
-    m->kernels->rmsnorm_forward(rows_of(m->scratch.moe_norm, m->tokens),
-                                rows_of(m->scratch.moe_rstd, m->tokens),
-                                rows_of(m->layer[layer].x, m->tokens), m->weights[layer].moe_norm->weight,
-                                (float)m->config.norm_eps, m->stream);
+    m->norm_forward(rows_of(m->scratch.moe_norm, m->tokens), rows_of(m->scratch.moe_rstd, m->tokens),
+                    moe_input(m, layer), m->weights[layer].moe_norm->weight, (float)m->config.norm_eps,
+                    INTO_ZERO, m->stream);
     gather_rows(m, layer, send);
 }
 
@@ -233,7 +233,7 @@ void moe_rebuild_end(Model *m, int layer) {
 
 void moe_gradient_begin(Model *m, int layer) {
     double begun = clock_seconds();
-    m->kernels->rows_gather(m->scratch.send, rows_of(m->dout, m->tokens),
+    m->kernels->rows_gather(m->scratch.send, residual_gradient(m, layer),
                             rows_of(m->layer[layer].row, m->tokens), m->stream);
     phase_end(m, layer, PHASE_COMBINE, begun);
     dispatch(m, layer, 0, SENT_GRADIENTS, m->scratch.rows_dy, m->scratch.send, false);

@@ -51,7 +51,8 @@ static int32_t block(const Exchange *x, int source, int expert) {
 }
 
 static void place(Exchange *x, const ExchangeShape *shape) {
-    x->plan = exchange_plan_layout(shape, mesh_group(x->mesh, AXIS_EXPERT), &x->arena);
+    x->plan = exchange_plan_layout(shape, group_size(mesh_group(x->mesh, AXIS_EXPERT)),
+                                   group_rank(mesh_group(x->mesh, AXIS_EXPERT)), &x->arena);
     x->sent = 0;
     for (int e = 0; e < shape->experts; e++) x->sent += block(x, x->plan.rank, e);
     x->token = arena_matrix(&x->arena, x->sent, COLUMNS);

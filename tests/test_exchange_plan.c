@@ -89,9 +89,11 @@ static void test_world_of_one(void **state) {
     Stream stream = stream_create((Device){DEVICE_CPU, 0});
     ExchangeShape shape = {EXPERTS, MAX_ROWS, 2};
     Arena arena = arena_empty(stream->device);
-    exchange_plan_layout(&shape, mesh_group(mesh, AXIS_EXPERT), &arena);
+    exchange_plan_layout(&shape, group_size(mesh_group(mesh, AXIS_EXPERT)),
+                         group_rank(mesh_group(mesh, AXIS_EXPERT)), &arena);
     arena_commit(&arena);
-    ExchangePlan plan = exchange_plan_layout(&shape, mesh_group(mesh, AXIS_EXPERT), &arena);
+    ExchangePlan plan = exchange_plan_layout(&shape, group_size(mesh_group(mesh, AXIS_EXPERT)),
+                                             group_rank(mesh_group(mesh, AXIS_EXPERT)), &arena);
     CommTiming timing;
     exchange_counts_end(
         exchange_counts_begin(mesh, &plan, tensor_view(own, DTYPE_I32, 1, (int64_t[]){EXPERTS}), stream),

@@ -40,12 +40,12 @@ static double run_once(TrainState *s, Tensor tokens, bool overlap) {
 
 // The work that block.c schedules over a layer's whole dispatch or combine, experts on other chunks than the
 // one that is waited for included.
-static double cover_of(const LayerTimeline *t, Pass pass, bool dispatch, int chunks) {
-    double cover = 0;
+static double cover_of(const LayerTimeline *t, Pass pass, bool dispatch, int chunks, bool early) {
+    double cover = 0, attention = early ? t->phase[pass][PHASE_ATTENTION] : 0;
     for (int c = dispatch ? 0 : 1; c < (dispatch ? chunks - 1 : chunks); c++) cover += t->chunk[pass][c];
-    if (pass == PASS_FORWARD) return cover + t->phase[pass][dispatch ? PHASE_ATTENTION : PHASE_DENSE];
+    if (pass == PASS_FORWARD) return cover + (dispatch ? attention : t->phase[pass][PHASE_DENSE]);
     if (dispatch) return cover + t->phase[pass][PHASE_DENSE];
-    return cover + t->phase[pass][PHASE_EXPERT_WGRAD] + t->phase[pass][PHASE_ATTENTION];
+    return cover + t->phase[pass][PHASE_EXPERT_WGRAD] + attention;
 }
 
 static double sum_of(const double seconds[TIMELINE_CHUNKS]) {
@@ -55,12 +55,13 @@ static double sum_of(const double seconds[TIMELINE_CHUNKS]) {
 }
 
 // From the run without overlap, where every exchange is alone at its place in the step.
-static void add_up(const LayerTimeline *off, int layers, int chunks, double *cover, double *hideable) {
+static void add_up(const LayerTimeline *off, const RunConfig *c, double *cover, double *hideable) {
+    bool early = c->model.moe_input == MOE_READS_LAYER_INPUT;
     *cover = *hideable = 0;
-    for (int l = 0; l < layers; l++)
+    for (int l = 0; l < c->model.layers; l++)
         for (int pass = 0; pass < PASS_COUNT; pass++)
             for (int dispatch = 0; dispatch < 2; dispatch++) {
-                double over = cover_of(&off[l], (Pass)pass, dispatch, chunks);
+                double over = cover_of(&off[l], (Pass)pass, dispatch, c->parallel.chunks, early);
                 double alone = sum_of(dispatch ? off[l].dispatch[pass] : off[l].combine[pass]);
                 *cover += over;
                 *hideable += alone < over ? alone : over;
@@ -79,7 +80,7 @@ static void measure(TrainState *s, Tensor tokens, int i, Samples *samples) {
     model_replay_exchanges(s->model);
     LayerTimeline alone = timeline_sum(model_timeline(s->model));
     samples->exchange[i] = alone.exchange;
-    add_up(off, layers, s->config->parallel.chunks, &samples->cover[i], &samples->hideable[i]);
+    add_up(off, s->config, &samples->cover[i], &samples->hideable[i]);
     free(off);
 }
 
