@@ -37,7 +37,9 @@ static inline ModelConfig harness_config(void) {
                          .moe_every = 1,
                          .rope_theta = 1e4,
                          .norm_eps = 1e-5,
-                         .init_std = 0.02};
+                         .init_std = 0.02,
+                         .embed_scale = 1,
+                         .output_scale = 1};
 }
 
 static inline float harness_value(const char *name, int kind, int64_t i, int64_t step) {

@@ -29,22 +29,29 @@ static void *harness_calloc(size_t count, size_t item) {
     return memory;
 }
 
+// A published model's choices at a small size.
+static inline ModelConfig harness_family(Arch arch) {
+    ModelConfig c = *model_family(arch);
+    c.layers = 3;
+    c.hidden = 24;
+    c.heads = 4;
+    c.kv_heads = 2;
+    c.head_dim = 6;
+    c.vocab = 37;
+    c.dense_ffn = c.dense_ffn ? 20 : 0;
+    c.experts = c.experts ? 12 : 0;
+    c.expert_ffn = 14;
+    c.moe_every = 1;
+    c.rope_theta = 1e4;
+    c.norm_eps = 1e-5;
+    c.init_std = 0.2;
+    c.router.aux_coef = 0.01;
+    c.router.z_coef = 0.001;
+    return c;
+}
+
 static inline ModelConfig harness_config(void) {
-    return (ModelConfig){.layers = 3,
-                         .hidden = 24,
-                         .heads = 4,
-                         .kv_heads = 2,
-                         .head_dim = 6,
-                         .vocab = 37,
-                         .dense_ffn = 20,
-                         .experts = 12,
-                         .top_k = 2,
-                         .expert_ffn = 14,
-                         .moe_every = 1,
-                         .rope_theta = 1e4,
-                         .norm_eps = 1e-5,
-                         .init_std = 0.2,
-                         .router = {.aux_kind = BALANCE_SWITCH, .aux_coef = 0.01, .z_coef = 0.001}};
+    return harness_family(ARCH_ARCTIC);
 }
 
 static inline ModelRun harness_run(int sequences) {
@@ -158,4 +165,57 @@ static inline bool harness_equal(const Harness *a, const Harness *b) {
         if (memcmp(a->grads[g], b->grads[g], (size_t)a->params.group[g].elements * sizeof(float)))
             return false;
     return true;
+}
+
+// ---- a step on any layout against the whole step on one rank
+
+enum { TOTAL = 12, SEQ_LEN = 16 };
+static int failures;
+
+#define CHECK(condition, ...)                                                                                \
+    do {                                                                                                     \
+        if (!(condition)) {                                                                                  \
+            failures++;                                                                                      \
+            printf("[rank %d] %s:%d: %s: ", comm_world_rank(), __FILE__, __LINE__, #condition);              \
+            printf(__VA_ARGS__);                                                                             \
+            printf("\n");                                                                                    \
+        }                                                                                                    \
+    } while (0)
+
+// Gradients differ by the order of float sums of about 200 terms: 200·2⁻²⁴ ≈ 1.2e-5 at the very worst,
+// √200·2⁻²⁴ ≈ 1e-6 in the mean; the largest entry of a tensor is the measure.
+static const double GRADIENT_BOUND = 1e-5, LOSS_BOUND = 1e-6;
+
+// This rank's share of the step on a mesh of all ranks.
+static inline Harness run_on(Mesh *mesh, const ModelConfig *config, ModelRun run, double *loss) {
+    int world = comm_world_size();
+    run.sequences = TOTAL / world;
+    Harness h = harness_create(config, &run, mesh);
+    harness_step(&h, &run, comm_world_rank() * run.sequences, TOTAL);
+    *loss = harness_loss(&h, TOTAL * SEQ_LEN);
+    return h;
+}
+
+// The whole step on this rank alone.
+static inline Harness run_alone(const ModelConfig *config, double *loss) {
+    Mesh *self;
+    REQUIRE(mesh_create_self(&self) == OK, "%s", status_text());
+    ModelRun run = harness_run(TOTAL);
+    Harness h = harness_create(config, &run, self);
+    harness_step(&h, &run, 0, TOTAL);
+    *loss = harness_loss(&h, TOTAL * SEQ_LEN);
+    return h;
+}
+
+static inline void check_against_alone(Mesh *mesh, const ModelConfig *config, ModelRun run,
+                                       const char *what) {
+    double loss, expected;
+    Harness h = run_on(mesh, config, run, &loss), alone = run_alone(config, &expected);
+    harness_reduce(&h);
+    double difference = harness_difference(&h, &alone);
+    CHECK(fabs(loss - expected) <= LOSS_BOUND * fabs(expected), "%s: loss %.9g, expected %.9g", what, loss,
+          expected);
+    CHECK(difference <= GRADIENT_BOUND, "%s: gradients differ by %g", what, difference);
+    harness_destroy(&h);
+    harness_destroy(&alone);
 }

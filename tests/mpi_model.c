@@ -3,56 +3,6 @@
 // ranks: 1 2 3 4
 #include "model_harness.h"
 
-enum { TOTAL = 12, SEQ_LEN = 16 };
-static int failures;
-
-#define CHECK(condition, ...)                                                                                \
-    do {                                                                                                     \
-        if (!(condition)) {                                                                                  \
-            failures++;                                                                                      \
-            printf("[rank %d] %s:%d: %s: ", comm_world_rank(), __FILE__, __LINE__, #condition);              \
-            printf(__VA_ARGS__);                                                                             \
-            printf("\n");                                                                                    \
-        }                                                                                                    \
-    } while (0)
-
-// Gradients differ by the order of float sums of about 200 terms: 200·2⁻²⁴ ≈ 1.2e-5 at the very worst,
-// √200·2⁻²⁴ ≈ 1e-6 in the mean; the largest entry of a tensor is the measure.
-static const double GRADIENT_BOUND = 1e-5, LOSS_BOUND = 1e-6;
-
-// This rank's share of the step on a mesh of all ranks.
-static Harness run_on(Mesh *mesh, const ModelConfig *config, ModelRun run, double *loss) {
-    int world = comm_world_size();
-    run.sequences = TOTAL / world;
-    Harness h = harness_create(config, &run, mesh);
-    harness_step(&h, &run, comm_world_rank() * run.sequences, TOTAL);
-    *loss = harness_loss(&h, TOTAL * SEQ_LEN);
-    return h;
-}
-
-// The whole step on this rank alone.
-static Harness run_alone(const ModelConfig *config, double *loss) {
-    Mesh *self;
-    REQUIRE(mesh_create_self(&self) == OK, "%s", status_text());
-    ModelRun run = harness_run(TOTAL);
-    Harness h = harness_create(config, &run, self);
-    harness_step(&h, &run, 0, TOTAL);
-    *loss = harness_loss(&h, TOTAL * SEQ_LEN);
-    return h;
-}
-
-static void check_against_alone(Mesh *mesh, const ModelConfig *config, ModelRun run, const char *what) {
-    double loss, expected;
-    Harness h = run_on(mesh, config, run, &loss), alone = run_alone(config, &expected);
-    harness_reduce(&h);
-    double difference = harness_difference(&h, &alone);
-    CHECK(fabs(loss - expected) <= LOSS_BOUND * fabs(expected), "%s: loss %.9g, expected %.9g", what, loss,
-          expected);
-    CHECK(difference <= GRADIENT_BOUND, "%s: gradients differ by %g", what, difference);
-    harness_destroy(&h);
-    harness_destroy(&alone);
-}
-
 static void test_layouts(Mesh *mesh) {
     ModelConfig c = harness_config();
     ModelRun run = harness_run(1);
