@@ -99,6 +99,7 @@ struct Model {
     float loss_scale, z_scale;
     Pending dispatch[TIMELINE_CHUNKS][SENT_KINDS], combine[TIMELINE_CHUNKS][BACK_KINDS];
     Timeline timeline;
+    Canary *canary; // while model_canary runs
 };
 
 // ---- layout.c
@@ -138,6 +139,9 @@ void moe_experts_backward(Model *model, int layer); // all waves; gradients of r
 void moe_gradient_end(Model *model, int layer);     // they are in scratch.back and back_weight
 
 void moe_replay(Model *model, int layer); // benchmarks: the layer's exchanges alone
+
+// ---- canary.c: after a layer's combine, before its rows are added
+void canary_check(Model *model, int layer);
 
 // ---- balance.c
 typedef struct {

@@ -296,6 +296,17 @@ ModelLoss model_forward(Model *m, Tensor tokens, Tensor logprobs, int64_t target
     return loss;
 }
 
+Canary model_canary(Model *m, Tensor tokens) {
+    Canary canary = {0};
+    m->pass = PASS_FORWARD;
+    m->canary = &canary;
+    split_tokens(m, tokens);
+    forward_layers(m, m->scratch.inputs);
+    forward_end(m);
+    m->canary = NULL;
+    return canary;
+}
+
 void model_backward(Model *m) {
     REQUIRE(m->run.training, "model_backward of a model made for forward only");
     m->pass = PASS_BACKWARD;

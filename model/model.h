@@ -60,6 +60,17 @@ int64_t model_balance_groups(const Model *model, int64_t sequences);
 void model_bias_update(Model *model);
 Tensor model_bias(Model *model); // absent where the config has no experts
 
+// A trial of the exchange before it is trusted: runs the layers forward on tokens (as in model_forward) and
+// compares what the experts send back for a few of each rank's tokens with the plain computation: one row at
+// a time on the rank that holds the expert, carried by a sum over the group. Leaves nothing behind.
+// Collective over the expert group.
+typedef struct {
+    int64_t rows; // compared on this rank
+    double worst; // largest difference of a row, over the largest entry of the expected one
+    int layer, expert, source, owner; // of the worst: ranks of the expert group that sent and computed it
+} Canary;
+Canary model_canary(Model *model, Tensor tokens);
+
 // Choices per (moe layer, expert) of this rank since the last call, for metrics; host array, moe layers ×
 // experts.
 void model_take_counts(Model *model, int64_t *counts);

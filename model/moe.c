@@ -202,6 +202,7 @@ void moe_experts_forward(Model *m, int layer) {
 
 void moe_combine_end(Model *m, int layer) {
     combine_end(m, layer);
+    if (m->canary) canary_check(m, layer);
     double begun = clock_seconds();
     bool first = m->config.sandwich_norms && !m->weights[layer].dense.gate;
     m->kernels->rows_combine(residual_sum(m, layer), m->scratch.back, rows_of(m->layer[layer].row, m->tokens),

@@ -63,7 +63,8 @@ static inline ModelRun harness_run(int sequences) {
                       .expert_rows = 2};
 }
 
-static inline Harness harness_create(const ModelConfig *config, const ModelRun *run, Mesh *mesh) {
+static inline Harness harness_create_with(const ModelConfig *config, const ModelRun *run, Mesh *mesh,
+                                          const Kernels *kernels) {
     Harness h = {.config = *config, .mesh = mesh, .stream = stream_create((Device){DEVICE_CPU, 0})};
     h.stream->progress = mesh_progress;
     h.stream->progress_context = mesh;
@@ -82,10 +83,13 @@ static inline Harness harness_create(const ModelConfig *config, const ModelRun *
         for (int64_t j = 0; j < param_size(&h.params.param[i]); j++)
             tensor_f32(h.params.param[i].weight)[j] = param_initial(&h.params.param[i], 7, j);
     ParamAccess access = {NULL, harness_nothing, harness_nothing, harness_nothing, harness_nothing};
-    Status status =
-        model_create(&h.model, config, run, &h.params, access, mesh, kernels_for(h.stream->device), h.stream);
+    Status status = model_create(&h.model, config, run, &h.params, access, mesh, kernels, h.stream);
     REQUIRE(status == OK, "%s", status_text());
     return h;
+}
+
+static inline Harness harness_create(const ModelConfig *config, const ModelRun *run, Mesh *mesh) {
+    return harness_create_with(config, run, mesh, kernels_for((Device){DEVICE_CPU, 0}));
 }
 
 static inline void harness_destroy(Harness *h) {

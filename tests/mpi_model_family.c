@@ -139,6 +139,47 @@ static void test_plan(Mesh *mesh, const Choice *choice) {
     }
 }
 
+// ---- the check before the first step
+
+static void (*gather)(Tensor, Tensor, Tensor, Stream);
+static void gather_wrongly(Tensor rows, Tensor x, Tensor row, Stream stream) { // two tokens change places
+    gather(rows, x, row, stream);
+    float *a = tensor_f32(rows), *b = a + x.dim[1] * (row.dim[0] * row.dim[1] - 1);
+    for (int64_t c = 0; c < x.dim[1]; c++) {
+        float kept = a[c];
+        a[c] = b[c];
+        b[c] = kept;
+    }
+}
+
+static Canary canary_of(Mesh *mesh, const Choice *choice, bool wrong) {
+    ModelRun run = harness_run(2);
+    run.seq_len = 4; // all tokens are looked at
+    run.chunks = 3;
+    run.expert_rows = 0.7;
+    Kernels kernels = *kernels_for((Device){DEVICE_CPU, 0});
+    gather = kernels.rows_gather;
+    if (wrong) kernels.rows_gather = gather_wrongly;
+    Harness h = harness_create_with(&choice->config, &run, mesh, &kernels);
+    int32_t tokens[2 * 5];
+    for (int i = 0; i < 2 * 5; i++) tokens[i] = harness_token(&choice->config, i, i % 5);
+    Canary canary = model_canary(h.model, tensor_view(tokens, DTYPE_I32, 2, (int64_t[]){2, 5}));
+    harness_destroy(&h);
+    return canary;
+}
+
+static void test_canary(Mesh *mesh, const Choice *choice) {
+    int ep = group_size(mesh_group(mesh, AXIS_EXPERT));
+    if (!choice->config.experts || choice->config.experts % ep) return;
+    int64_t rows = 8 * (int64_t)choice->config.top_k * (choice->config.layers / choice->config.moe_every);
+    Canary right = canary_of(mesh, choice, false), wrong = canary_of(mesh, choice, true);
+    CHECK(right.rows == rows && right.worst == 0, "%s: %ld rows, off by %g", choice->name, (long)right.rows,
+          right.worst);
+    CHECK(wrong.worst > 1e-3, "%s: two tokens changed places unseen (off by %g)", choice->name, wrong.worst);
+    CHECK(wrong.owner == wrong.expert / (choice->config.experts / ep), "%s: expert %d on rank %d",
+          choice->name, wrong.expert, wrong.owner);
+}
+
 int main(int argc, char **argv) {
     comm_start(&argc, &argv);
     Choice choice[CHOICES];
@@ -153,6 +194,7 @@ int main(int argc, char **argv) {
             test_layouts(mesh, &choice[i]);
             test_bit_equal(mesh, &choice[i]);
             test_plan(mesh, &choice[i]);
+            test_canary(mesh, &choice[i]);
         }
         mesh_destroy(mesh);
     }

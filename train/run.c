@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "train/run.h"
 #include "core/log.h"
+#include "train/canary.h"
 #include "train/format.h"
 #include "train/loop.h"
 #include "train/start_lines.h"
@@ -233,7 +234,7 @@ static Status finish(Run *run, Status ended, const LoopSummary *summary) {
 }
 
 static Status go(Run *run) {
-    LoopSummary summary;
+    LoopSummary summary = {0};
     TRY(begin(run));
     LoopOptions options = {.run_dir = run->run_dir,
                            .resolved_yaml = run->yaml,
@@ -242,7 +243,8 @@ static Status go(Run *run) {
                            .metrics = &run->metrics,
                            .saved_step = run->start.kind == START_RESUMED ? run->state.step : -1,
                            .evaluator = run->evaluator};
-    Status ended = train_loop(&run->state, &options, &summary);
+    Status ended = run->config->train.canary ? canary_run(&run->state) : OK;
+    if (ended == OK) ended = train_loop(&run->state, &options, &summary);
     char text[2048];
     snprintf(text, sizeof text, "%s", status_text());
     Status written = group_agree(mesh_group(run->mesh, AXIS_WORLD), finish(run, ended, &summary));

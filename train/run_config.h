@@ -26,6 +26,7 @@ typedef struct {
     struct {
         int64_t steps, tokens; // both resolved: steps·batch tokens = tokens up to the last batch's rounding
         uint64_t seed;
+        bool canary;
         const char *init_from; // NULL or a checkpoint
     } train;
     const char *tokenizer; // "bytes" or "sentencepiece:FILE"
