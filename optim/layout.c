@@ -84,12 +84,12 @@ static Zero counting(const ParamTable *params, int stage) {
 }
 
 ZeroBytes zero_bytes(const Zero *z) {
-    return (ZeroBytes){z->weights.peak, z->grads.peak, z->optimizer.peak, z->staging.peak};
+    return (ZeroBytes){z->weights.capacity, z->grads.capacity, z->optimizer.capacity, z->staging.capacity};
 }
 
 ZeroBytes zero_plan_bytes(const ParamTable *params, int stage, int world, int ep) {
     Zero z = counting(params, stage);
     zero_layout(&z, 0, world, ep);
     free(z.group);
-    return zero_bytes(&z);
+    return (ZeroBytes){z.weights.peak, z.grads.peak, z.optimizer.peak, z.staging.peak};
 }

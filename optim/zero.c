@@ -29,8 +29,12 @@ static int slices_of(const Zero *z, bool everything, ZeroSlice *out) {
         if (from >= to) continue;
         int64_t state = from - (z->stage == 0 ? 0 : g->first); // m and v start where this rank's states do
         if (out)
-            out[found] =
-                (ZeroSlice){i, from - p->offset, to - from, g->weights + from, g->m + state, g->v + state};
+            out[found] = (ZeroSlice){.param = i,
+                                     .first = from - p->offset,
+                                     .count = to - from,
+                                     .master = g->weights + from,
+                                     .m = g->m ? g->m + state : NULL,
+                                     .v = g->v ? g->v + state : NULL};
         found++;
     }
     return found;
@@ -46,6 +50,8 @@ static ZeroSlice *list_slices(const Zero *z, bool everything, int *count) {
 
 Status zero_create(Zero **out, ParamTable *params, Mesh *mesh, const Kernels *kernels, int stage,
                    Stream stream) {
+    bool training = stage != ZERO_FORWARD_ONLY;
+    if (!training) stage = 0;
     if (stage < 0 || stage > 2) FAIL(ERR_CONFIG, "parallel.zero = %d must be 0, 1 or 2", stage);
     Zero *z = calloc(1, sizeof *z);
     REQUIRE(z, "out of memory: the optimizer");
@@ -57,9 +63,11 @@ Status zero_create(Zero **out, ParamTable *params, Mesh *mesh, const Kernels *ke
     int ep = group_size(mesh_group(mesh, AXIS_EXPERT));
     zero_layout(z, rank, world, ep);
     arena_commit(&z->weights);
-    arena_commit(&z->grads);
-    arena_commit(&z->optimizer);
-    arena_commit(&z->staging);
+    if (training) {
+        arena_commit(&z->grads);
+        arena_commit(&z->optimizer);
+        arena_commit(&z->staging);
+    }
     zero_layout(z, rank, world, ep);
     for (int i = 0; i < params->group_count; i++) {
         params_place_weights(params, i, z->group[i].weights);

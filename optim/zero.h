@@ -18,7 +18,9 @@ typedef struct {
     size_t weights, grads, optimizer, staging;
 } ZeroBytes;
 
-// Places the table's weights and gradients and this rank's states. Collective over the world.
+// Places the table's weights and gradients and this rank's states; with stage ZERO_FORWARD_ONLY the weights
+// alone, for a model that is not trained. Collective over the world.
+enum { ZERO_FORWARD_ONLY = -1 };
 Status zero_create(Zero **out, ParamTable *params, Mesh *mesh, const Kernels *kernels, int stage,
                    Stream stream);
 void zero_destroy(Zero *zero);

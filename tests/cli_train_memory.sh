@@ -38,6 +38,17 @@ for zero in 0 1 2; do
     awk 'NR == 1 { held = $1 } NR == 2 { exit !(held < $1 + 40e6) }' "held$zero" "total$zero" ||
         fail "zero $zero takes $(cat "held$zero") bytes, planned were $(cat "total$zero")"
 done
+# Received rows are bounded: whole steps with every token to one expert take no more memory than balanced ones, where
+# room for all of them would be 2 × (rows of 128 · 4 tokens, of width 128 + 3 · 1024) × 4 bytes more in each of 4 layers.
+for force in balanced one; do
+    expect 0 "$floe" train c.yaml -n 2 -q -o "$force" parallel.ep=2 parallel.expert_rows=1 "model.router.force=$force" \
+        model.layers=4 model.hidden=128 model.head_dim=32 model.top_k=1 model.expert_ffn=1024 batch.seq_len=128 \
+        batch.micro=4 checkpoint.every=0 eval.every=0
+    figure "$force" measured held >"held$force"
+done
+awk 'NR == 1 { one = $1 } NR == 2 { exit !(one < $1 + 4e6) }' heldone heldbalanced ||
+    fail "every token to one expert takes $(cat heldone) bytes, balanced routing $(cat heldbalanced)"
+grep -q '"waves":1' one/metrics.jsonl || fail "rows beyond the room did not travel in a second wave"
 # The stages do the same work: equal bits with one micro-step a rank.
 for zero in 0 1 2; do
     expect 0 "$floe" train c.yaml -n 2 -q -o "one$zero" parallel.ep=2 "parallel.zero=$zero" batch.micro=4

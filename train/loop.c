@@ -3,6 +3,7 @@
 #include "core/clock.h"
 #include "core/log.h"
 #include "train/format.h"
+#include "train/peak.h"
 #include "train/progress_bar.h"
 #include "train/resume.h"
 #include <math.h>
@@ -23,6 +24,7 @@ typedef struct {
     int64_t saved_step, evaluated_step;
     double step_seconds; // moving mean of everything between two steps' ends
     double last_end;
+    double peak;    // FLOP/s of all ranks
     Status trouble; // of this rank alone, with writing its records: told at the next poll
     LoopSummary *summary;
 } Loop;
@@ -56,9 +58,10 @@ static void print_step(Loop *loop, const StepMetrics *m, int64_t step_tokens) {
         if (model->router.capacity_factor > 0)
             snprintf(routing + n, sizeof routing - (size_t)n, " drop %.1f%%", 100 * m->drop);
     }
-    log_rank0(LOG_INFO, "step %s | loss %.4f | gnorm %.3f | lr %.1e | %s | %s tok/s%s%s | eta %s",
+    log_rank0(LOG_INFO,
+              "step %s | loss %.4f | gnorm %.3f | lr %.1e | %s | %s tok/s | sol %.0f%%%s%s | eta %s",
               position(loop, at), m->loss, m->gnorm, m->lr, short_duration(m->step_s).text,
-              short_rate((double)step_tokens / m->step_s).text, exchange, routing,
+              short_rate((double)step_tokens / m->step_s).text, 100 * m->sol, exchange, routing,
               short_duration(eta(loop)).text);
 }
 
@@ -87,13 +90,16 @@ static void count_tokens(Loop *loop) {
     }
 }
 
-static void record_step(Loop *loop, const StepMetrics *m, int64_t samples_before) {
+static void record_step(Loop *loop, StepMetrics *m, int64_t samples_before) {
     const TrainState *s = loop->state;
     double now = clock_seconds(), spent = now - loop->last_end;
     loop->step_seconds = loop->step_seconds > 0 ? 0.95 * loop->step_seconds + 0.05 * spent : spent;
     loop->last_end = now;
     count_tokens(loop);
     int64_t step_tokens = (m->samples - samples_before) * s->config->batch.seq_len;
+    double work =
+        model_size(&s->config->model, s->config->batch.seq_len).flops_per_token * (double)step_tokens;
+    m->sol = work / m->step_s / loop->peak;
     MetricsTokens tokens = {loop->source, loop->src_tokens, s->config->data.sources, step_tokens};
     if (log_shows(LOG_INFO)) progress_bar_clear(&loop->bar);
     note_stages(loop, m->samples);
@@ -259,6 +265,7 @@ static void start(Loop *loop) {
     while (loop->next_stage < data->stages &&
            loader_stage_first_sample(s->loader, loop->next_stage) < samples)
         loop->next_stage++;
+    loop->peak = peak_measure(s);
     loop->bar = progress_bar_create(group_rank(loop->world) == 0);
     loop->last_end = clock_seconds();
 }

@@ -165,6 +165,8 @@ Status metrics_step(Metrics *metrics, const StepMetrics *m, const MetricsTokens 
     put(out, "imb_max", m->imbalance, 9);
     put(out, "drop", m->drop, 9);
     put(out, "lost_s", m->lost_s, 9);
+    fprintf(out, ",\"recompute_bytes\":%lld", (long long)m->recompute_bytes);
+    put(out, "sol", m->sol, 6);
     put(out, "data_s", m->data_s, 9);
     put(out, "optim_s", m->optim_s, 9);
     put(out, "reduce_s", m->reduce_s, 9);

@@ -175,7 +175,8 @@ static Status begin(Run *run) {
     TRY(prepare(run));
     Group *world = mesh_group(run->mesh, AXIS_WORLD);
     signals_start(&run->signals, world, run->run_dir, request->max_seconds);
-    if (is_root()) run->log_fd = run_dir_open_log(run->run_dir);
+    int rank = comm_world_rank();
+    run->log_fd = is_root() ? run_dir_open_log(run->run_dir) : run_dir_open_rank_log(run->run_dir, rank);
     log_copy_to(run->log_fd);
     run->held_before = memory_held();
     ModelRun shape = train_model_run(run->config);

@@ -167,6 +167,17 @@ int run_dir_open_log(const char *run_dir) {
     return fd;
 }
 
+int run_dir_open_rank_log(const char *run_dir, int rank) {
+    char folder[RUN_PATH_BYTES], path[RUN_PATH_BYTES + 32];
+    if (join(folder, sizeof folder, run_dir, "log") != OK) return -1;
+    snprintf(path, sizeof path, "%s/rank-%d.txt", folder, rank);
+    int fd = mkdir(folder, 0777) == 0 || errno == EEXIST
+                 ? open(path, O_WRONLY | O_CREAT | O_APPEND | O_CLOEXEC, 0666)
+                 : -1;
+    if (fd < 0) log_rank(LOG_WARN, "%s: cannot write: %s; this rank keeps no log", path, strerror(errno));
+    return fd;
+}
+
 // ---- the lock
 //
 // Who starts a run takes the lock alone (exclusive), writes its name into the file and keeps it shared; the

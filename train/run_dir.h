@@ -20,7 +20,8 @@ Status run_dir_write(const char *run_dir, const char *name, const char *text); /
 // comments.
 Status run_dir_write_input(const char *run_dir, const char *const files[], int count,
                            const char *const overrides[], int override_count);
-int run_dir_open_log(const char *run_dir); // log.txt, to append; −1 after a warning
+int run_dir_open_log(const char *run_dir);                // log.txt, to append; −1 after a warning
+int run_dir_open_rank_log(const char *run_dir, int rank); // log/rank-N.txt, the same
 
 // The lock on a folder: held by every process of the run until the last one has ended, by whatever signal.
 typedef struct {

@@ -25,7 +25,8 @@ static Status create(TrainState *s, const RunConfig *config, const ModelRun *run
     Group *expert_group = mesh_group(s->mesh, AXIS_EXPERT);
     int local = config->model.experts / group_size(expert_group);
     model_describe(&config->model, group_rank(expert_group) * local, local, &s->params);
-    TRY(zero_create(&s->zero, &s->params, s->mesh, s->kernels, config->parallel.zero, s->stream));
+    int stage = run->training ? config->parallel.zero : ZERO_FORWARD_ONLY;
+    TRY(zero_create(&s->zero, &s->params, s->mesh, s->kernels, stage, s->stream));
     TRY(model_create(&s->model, &config->model, run, &s->params, zero_access(s->zero), s->mesh, s->kernels,
                      s->stream));
     s->counts = calloc((size_t)(model_moe_layers(s->model) * config->model.experts + 1), sizeof *s->counts);

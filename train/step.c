@@ -61,8 +61,19 @@ static void collect_metrics(TrainState *s, const StepSums *sums, double seconds,
     double reduce_s;
     int64_t reduce_bytes;
     zero_take_timing(s->zero, &reduce_s, &reduce_bytes);
-    double figures[] = {sums->ce,     sums->aux,     sums->z,       sums->targets, sums->pairs, sums->dropped,
-                        sums->data_s, sums->optim_s, time.exchange, time.waited,   time.lost,   reduce_s};
+    double figures[] = {sums->ce,
+                        sums->aux,
+                        sums->z,
+                        sums->targets,
+                        sums->pairs,
+                        sums->dropped,
+                        sums->data_s,
+                        sums->optim_s,
+                        time.exchange,
+                        time.waited,
+                        time.lost,
+                        reduce_s,
+                        (double)time.recompute_bytes};
     group_sum_f64(world(s), figures, sizeof figures / sizeof *figures);
     group_max_f64(world(s), &seconds, 1);
     double ranks = group_size(world(s));
@@ -76,6 +87,7 @@ static void collect_metrics(TrainState *s, const StepSums *sums, double seconds,
     out->exposed_s = figures[9] / ranks;
     out->lost_s = figures[10] / ranks;
     out->reduce_s = figures[11] / ranks;
+    out->recompute_bytes = (int64_t)(figures[12] / ranks);
     out->step_s = seconds;
     out->layer = model_timeline(s->model)->layer;
     out->layers = s->config->model.layers;
