@@ -39,7 +39,8 @@ typedef struct {
     LaunchOutput output;
     int asked;                       // INT, TERM and HUP so far
     bool stop_pending, save_pending; // to be told once all ranks listen
-    double pending_since;
+    double started, pending_since;
+    int ranks;
     int ended_by; // signal that ended the job at once, or 0
     double ended; // when
     bool gone;    // mpirun has ended with
@@ -87,8 +88,9 @@ static void end_at_once(Launch *launch, int number) {
 static void tell_ranks(Launch *launch) {
     enum { PATIENCE = 10 }; // seconds; ranks on other hosts cannot be looked at
     if (!launch->stop_pending && !launch->save_pending) return;
-    if (!launch_job_listens(&launch->job, SIGUSR2, 2) && clock_seconds() - launch->pending_since < PATIENCE)
-        return;
+    double now = clock_seconds();
+    int least = now - launch->started < PATIENCE ? launch->ranks + 1 : 2; // with mpirun
+    if (!launch_job_listens(&launch->job, SIGUSR2, least) && now - launch->pending_since < PATIENCE) return;
     if (launch->save_pending) kill(launch->mpirun, SIGUSR1);
     if (launch->stop_pending) kill(launch->mpirun, SIGUSR2);
     launch->save_pending = launch->stop_pending = false;
@@ -169,6 +171,8 @@ static void free_words(char **words) {
 static int run(const LaunchOptions *options, int ranks, int argc, char **argv) {
     Launch launch = {.nothing_to_save = options->nothing_to_save,
                      .job = launch_job_create(),
+                     .ranks = ranks,
+                     .started = clock_seconds(),
                      .output = {.verbose = options->verbose, .first_failed = -1}};
     launch_environment(options, &launch.job, ranks);
     char **command = launch_command(ranks, argc, argv);
