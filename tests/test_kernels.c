@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-// The tables, norms, positions, activations, optimizer.
+// The tables, positions, scale, clamp, activations, optimizer.
 #include "tests/kernels_harness.h"
 #include <stdio.h>
 #include <sys/wait.h>
@@ -52,58 +52,6 @@ static void sums_squares_in_double(void) {
     }
 }
 
-// ---- norm
-
-typedef struct {
-    int64_t T, h;
-    double eps, *x, *w, *dy;
-} Norm;
-
-static double norm_reference(const void *context) {
-    const Norm *n = context;
-    double loss = 0;
-    for (int64_t t = 0; t < n->T; t++) {
-        double mean = 0;
-        for (int64_t c = 0; c < n->h; c++) mean += n->x[t * n->h + c] * n->x[t * n->h + c] / (double)n->h;
-        for (int64_t c = 0; c < n->h; c++)
-            loss += n->x[t * n->h + c] / sqrt(mean + n->eps) * n->w[c] * n->dy[t * n->h + c];
-    }
-    return loss;
-}
-
-static void norms(void) {
-    static const int64_t widths[] = {3, 7, 20, 64, 131};
-    for (int i = 0; i < 5; i++) {
-        int64_t T = 5, h = widths[i];
-        Tensor x = input(T, h, 1), w = input(h, 0, 1), dy = input(T, h, 1), before = input(T, h, 1);
-        Tensor y = output(T, h), rstd = output(T, 0), same = output_copy(x), dx = output(T, h);
-        Tensor added = output_copy(before), dw = output_copy(w), in_place = output_copy(dy),
-               dw2 = output_copy(w);
-        kernels->rmsnorm_forward(y, rstd, x, w, 1e-3f, stream);
-        kernels->rmsnorm_forward(same, rstd, same, w, 1e-3f, stream);
-        assert_memory_equal(y.data, same.data, tensor_bytes(y));
-        Norm n = {T, h, (double)1e-3f, doubles_of(x), doubles_of(w), doubles_of(dy)};
-        for (int64_t t = 0; t < T; t++) {
-            double mean = 0;
-            for (int64_t c = 0; c < h; c++) mean += n.x[t * h + c] * n.x[t * h + c] / (double)h;
-            close_to(tensor_f32(rstd)[t], 1 / sqrt(mean + n.eps), 1e-6);
-            for (int64_t c = 0; c < h; c++)
-                close_to(tensor_f32(y)[t * h + c], n.x[t * h + c] / sqrt(mean + n.eps) * n.w[c], 1e-6);
-        }
-        kernels->rmsnorm_backward(dx, dw, dy, x, w, rstd, INTO_ZERO, stream);
-        kernels->rmsnorm_backward(added, dw2, dy, x, w, rstd, INTO_SUM, stream);
-        assert_memory_equal(dw.data, dw2.data, tensor_bytes(dw));
-        kernels->rmsnorm_backward(in_place, dw2, in_place, x, w, rstd, INTO_ZERO, stream);
-        assert_memory_equal(dx.data, in_place.data, tensor_bytes(dx));
-        for (int64_t c = 0; c < h; c++) tensor_f32(dw)[c] -= tensor_f32(w)[c];
-        for (int64_t j = 0; j < T * h; j++) tensor_f32(added)[j] -= tensor_f32(before)[j];
-        gradient_check(norm_reference, &n, n.x, dx, 2e-6);
-        gradient_check(norm_reference, &n, n.x, added, 4e-6);
-        gradient_check(norm_reference, &n, n.w, dw, 4e-6);
-        harness_end();
-    }
-}
-
 // ---- positions
 
 static void rope_rotates(void) {
@@ -133,16 +81,76 @@ static void rope_rotates(void) {
     }
 }
 
+// ---- scale and clamp
+
+static void scales(void) {
+    static const int64_t sizes[] = {0, 1, 33, 70001};
+    for (int i = 0; i < 4; i++) {
+        Tensor x = input(sizes[i], 0, 1), y = output_copy(x);
+        kernels->scale(y, 0.3f, stream);
+        for (int64_t j = 0; j < sizes[i]; j++) assert_true(tensor_f32(y)[j] == tensor_f32(x)[j] * 0.3f);
+        harness_end();
+    }
+}
+
+// Values on both sides of the bound, on it, one step beside it, and none of these.
+static void clamps(void) {
+    static const int64_t widths[] = {1, 31, 32, 33, 64, 101};
+    static const float bound = 0.8f;
+    const float edges[] = {bound,
+                           -bound,
+                           nextafterf(bound, 9),
+                           nextafterf(-bound, -9),
+                           nextafterf(bound, 0),
+                           INFINITY,
+                           -INFINITY,
+                           0,
+                           nextafterf(-bound, 0),
+                           NAN};
+    enum { T = 11, EDGES = sizeof edges / sizeof *edges };
+    for (int i = 0; i < 6; i++) {
+        int64_t n = widths[i], words = (n + 31) / 32;
+        Tensor x = input(T, n, 1), dy = input(T, n, 1), absent = {0};
+        for (int64_t t = 0; t < T; t++)
+            for (int64_t c = t % 3; c < n; c += 3) tensor_f32(x)[t * n + c] = edges[(t + c) % EDGES];
+        Tensor y = output_copy(x), alone = output_copy(x), dx = output_copy(dy),
+               inside = output_ints(T, words);
+        kernels->clamp_forward(y, inside, bound, stream);
+        kernels->clamp_forward(alone, absent, bound, stream);
+        kernels->clamp_backward(dx, inside, stream);
+        assert_memory_equal(y.data, alone.data, tensor_bytes(y));
+        for (int64_t t = 0; t < T; t++)
+            for (int64_t c = 0; c < words * 32; c++) {
+                int64_t at = t * n + c;
+                uint32_t bit = (uint32_t)tensor_i32(inside)[t * words + c / 32] >> c % 32 & 1;
+                if (c >= n) {
+                    assert_int_equal(bit, 0);
+                    continue;
+                }
+                float from = tensor_f32(x)[at], want = from > bound ? bound : from < -bound ? -bound : from;
+                bool in = from >= -bound && from <= bound;
+                assert_int_equal(bit, in);
+                assert_true(tensor_f32(dx)[at] == (in ? tensor_f32(dy)[at] : 0));
+                assert_true(isnan(from) ? isnan(tensor_f32(y)[at]) : tensor_f32(y)[at] == want);
+            }
+        harness_end();
+    }
+}
+
 // ---- activation
 
 typedef struct {
     int64_t N, f;
     double *gate, *up, *scale, *dact; // scale may be NULL
+    Activation activation;
 } Glu;
 
 static double glu_at(const Glu *g, int64_t r, int64_t c) {
     double x = g->gate[r * g->f + c];
-    return x / (1 + exp(-x)) * g->up[r * g->f + c] * (g->scale ? g->scale[r] : 1);
+    double phi = g->activation == ACTIVATION_SILU
+                     ? x / (1 + exp(-x))
+                     : x * (1 + tanh(sqrt(2 / acos(-1)) * (x + 0.044715 * x * x * x))) / 2;
+    return phi * g->up[r * g->f + c] * (g->scale ? g->scale[r] : 1);
 }
 
 static double glu_reference(const void *context) {
@@ -153,97 +161,60 @@ static double glu_reference(const void *context) {
     return loss;
 }
 
-static void swiglu(void) {
+static void check_glu(int64_t f, bool scaled, Activation phi) {
+    int64_t N = 3;
+    Tensor gate = input(N, f, 3), up = input(N, f, 1), dact = input(N, f, 1), none = {0};
+    Tensor scale = scaled ? input(N, 0, 1) : none, dscale = scaled ? output(N, 0) : none;
+    Tensor act = output(N, f), dgate = output(N, f), dup = output(N, f), again = output(N, f);
+    Glu g = {N,  f, doubles_of(gate), doubles_of(up), scaled ? doubles_of(scale) : NULL, doubles_of(dact),
+             phi};
+    kernels->glu_forward(act, gate, up, scale, phi, stream);
+    for (int64_t j = 0; j < N * f; j++) close_to(tensor_f32(act)[j], glu_at(&g, j / f, j % f), 5e-7);
+    kernels->glu_backward(dgate, dup, again, dscale, dact, gate, up, scale, phi, stream);
+    for (int64_t j = 0; j < N * f; j++) close_to(tensor_f32(again)[j], tensor_f32(act)[j], 1e-6);
+    if (f < 100) {
+        gradient_check(glu_reference, &g, g.gate, dgate, 1e-6);
+        gradient_check(glu_reference, &g, g.up, dup, 1e-6);
+    }
+    if (scaled) gradient_check(glu_reference, &g, g.scale, dscale, 2e-6);
+    // In place, as the contract allows: dgate on gate, dup on up, act on dact; and dup on dact.
+    Tensor gate2 = output_copy(gate), up2 = output_copy(up), dact2 = output_copy(dact),
+           dact3 = output_copy(dact);
+    Tensor third = output(N, f), gate3 = output_copy(gate);
+    kernels->glu_backward(gate2, up2, dact2, dscale, dact2, gate2, up2, scale, phi, stream);
+    kernels->glu_backward(gate3, dact3, third, dscale, dact3, gate3, up, scale, phi, stream);
+    assert_memory_equal(gate2.data, dgate.data, tensor_bytes(gate));
+    assert_memory_equal(gate3.data, dgate.data, tensor_bytes(gate));
+    assert_memory_equal(up2.data, dup.data, tensor_bytes(gate));
+    assert_memory_equal(dact3.data, dup.data, tensor_bytes(gate));
+    assert_memory_equal(dact2.data, again.data, tensor_bytes(gate));
+    assert_memory_equal(third.data, again.data, tensor_bytes(gate));
+    kernels->glu_forward(gate2, gate, up, scale, phi, stream);
+    assert_memory_equal(gate2.data, act.data, tensor_bytes(gate));
+    harness_end();
+}
+
+static void gated_linear_units(void) {
     static const int64_t widths[] = {1, 9, 33, 600};
     for (int i = 0; i < 8; i++) {
-        int64_t N = 3, f = widths[i / 2];
-        bool scaled = i % 2;
-        Tensor gate = input(N, f, 3), up = input(N, f, 1), dact = input(N, f, 1), none = {0};
-        Tensor scale = scaled ? input(N, 0, 1) : none, dscale = scaled ? output(N, 0) : none;
-        Tensor act = output(N, f), dgate = output(N, f), dup = output(N, f), again = output(N, f);
-        Glu g = {N, f, doubles_of(gate), doubles_of(up), scaled ? doubles_of(scale) : NULL, doubles_of(dact)};
-        kernels->swiglu_forward(act, gate, up, scale, stream);
-        for (int64_t j = 0; j < N * f; j++) close_to(tensor_f32(act)[j], glu_at(&g, j / f, j % f), 5e-7);
-        kernels->swiglu_backward(dgate, dup, again, dscale, dact, gate, up, scale, stream);
-        for (int64_t j = 0; j < N * f; j++) close_to(tensor_f32(again)[j], tensor_f32(act)[j], 1e-6);
-        if (f < 100) {
-            gradient_check(glu_reference, &g, g.gate, dgate, 1e-6);
-            gradient_check(glu_reference, &g, g.up, dup, 1e-6);
-        }
-        if (scaled) gradient_check(glu_reference, &g, g.scale, dscale, 2e-6);
-        // In place, as the contract allows: dgate on gate, dup on up, act on dact; and dup on dact.
-        Tensor gate2 = output_copy(gate), up2 = output_copy(up), dact2 = output_copy(dact),
-               dact3 = output_copy(dact);
-        Tensor third = output(N, f), gate3 = output_copy(gate);
-        kernels->swiglu_backward(gate2, up2, dact2, dscale, dact2, gate2, up2, scale, stream);
-        kernels->swiglu_backward(gate3, dact3, third, dscale, dact3, gate3, up, scale, stream);
-        assert_memory_equal(gate2.data, dgate.data, tensor_bytes(gate));
-        assert_memory_equal(gate3.data, dgate.data, tensor_bytes(gate));
-        assert_memory_equal(up2.data, dup.data, tensor_bytes(gate));
-        assert_memory_equal(dact3.data, dup.data, tensor_bytes(gate));
-        assert_memory_equal(dact2.data, again.data, tensor_bytes(gate));
-        assert_memory_equal(third.data, again.data, tensor_bytes(gate));
-        kernels->swiglu_forward(gate2, gate, up, scale, stream);
-        assert_memory_equal(gate2.data, act.data, tensor_bytes(gate));
-        harness_end();
+        check_glu(widths[i / 2], i % 2, ACTIVATION_SILU);
+        check_glu(widths[i / 2], i % 2, ACTIVATION_GELU_TANH);
     }
 }
 
-// Far out, silu must neither overflow nor turn into NaN.
-static void swiglu_saturates(void) {
+// Far out, the activation must neither overflow nor turn into NaN.
+static void activations_saturate(void) {
     static const float ends[] = {-1e30f, -1000, -100, -89, -87.5f, 87.5f, 89, 1000, 1e30f};
     enum { N = sizeof ends / sizeof *ends };
-    Tensor gate = input(N, 1, 1), up = input(N, 1, 1), none = {0}, act = output(N, 1), dact = input(N, 1, 1);
-    Tensor dgate = output(N, 1), dup = output(N, 1);
-    for (int i = 0; i < N; i++) tensor_f32(gate)[i] = ends[i], tensor_f32(up)[i] = tensor_f32(dact)[i] = 1;
-    kernels->swiglu_forward(act, gate, up, none, stream);
-    for (int i = 0; i < N; i++) close_to(tensor_f32(act)[i], ends[i] > 0 ? (double)ends[i] : 0, 1e-6);
-    kernels->swiglu_backward(dgate, dup, act, none, dact, gate, up, none, stream);
-    for (int i = 0; i < N; i++) close_to(tensor_f32(dgate)[i], ends[i] > 0 ? 1 : 0, 1e-6);
-}
-
-// ---- rows
-
-static void same_row(Tensor some, Tensor all, int64_t row) {
-    Tensor want = tensor_rows(all, row, 1);
-    assert_memory_equal(some.data, want.data, tensor_bytes(want));
-}
-
-// A row has the same bits alone, at another address, and among others.
-static void rows_stand_alone(void) {
-    enum { T = 6, H = 333, E = 37, K = 3 };
-    Tensor x = input(T, H, 1), u = input(T, H, 1), d = input(T, H, 1), w = input(H, 0, 1),
-           scale = input(T, 0, 1);
-    Tensor y = output(T, H), rstd = output(T, 0), dx = output(T, H), dw = output_copy(w), act = output(T, H);
-    Tensor dgate = output(T, H), dup = output(T, H), again = output(T, H), dscale = output(T, 0), none = {0};
-    Tensor loss = output_copy(x), logprob = output(T, 0), targets = input_ints(T, 0, H),
-           router = input(T, E, 1);
-    Tensor probs = output(T, E), lse = output(T, 0), index = output_ints(T, K), one = output(1, H),
-           two = output(1, H);
-    Tensor three = output(1, H), number = output(1, 0), few = output(1, E), choice = output_ints(1, K);
-    kernels->rmsnorm_forward(y, rstd, x, w, 1e-5f, stream);
-    kernels->rmsnorm_backward(dx, dw, d, x, w, rstd, INTO_ZERO, stream);
-    kernels->swiglu_forward(act, x, u, scale, stream);
-    kernels->swiglu_backward(dgate, dup, again, dscale, d, x, u, scale, stream);
-    kernels->cross_entropy(logprob, loss, targets, 0.1f, stream);
-    kernels->topk_softmax(probs, lse, index, router, none, stream);
-    for (int64_t t = 0; t < T; t++) {
-        Tensor xt = tensor_rows(x, t, 1), ut = tensor_rows(u, t, 1), dt = tensor_rows(d, t, 1);
-        Tensor st = tensor_rows(scale, t, 1);
-        kernels->rmsnorm_forward(one, number, xt, w, 1e-5f, stream);
-        same_row(one, y, t), same_row(number, rstd, t);
-        kernels->rmsnorm_backward(one, dw, dt, xt, w, number, INTO_ZERO, stream);
-        same_row(one, dx, t);
-        kernels->swiglu_forward(one, xt, ut, st, stream);
-        same_row(one, act, t);
-        kernels->swiglu_backward(one, two, three, number, dt, xt, ut, st, stream);
-        same_row(one, dgate, t), same_row(two, dup, t), same_row(three, again, t),
-            same_row(number, dscale, t);
-        memcpy(one.data, xt.data, tensor_bytes(one));
-        kernels->cross_entropy(number, one, tensor_rows(targets, t, 1), 0.1f, stream);
-        same_row(one, loss, t), same_row(number, logprob, t);
-        kernels->topk_softmax(few, number, choice, tensor_rows(router, t, 1), none, stream);
-        same_row(few, probs, t), same_row(number, lse, t), same_row(choice, index, t);
+    for (int phi = ACTIVATION_SILU; phi <= ACTIVATION_GELU_TANH; phi++) {
+        Tensor gate = input(N, 1, 1), up = input(N, 1, 1), none = {0}, act = output(N, 1);
+        Tensor dact = input(N, 1, 1), dgate = output(N, 1), dup = output(N, 1);
+        for (int i = 0; i < N; i++)
+            tensor_f32(gate)[i] = ends[i], tensor_f32(up)[i] = tensor_f32(dact)[i] = 1;
+        kernels->glu_forward(act, gate, up, none, (Activation)phi, stream);
+        for (int i = 0; i < N; i++) close_to(tensor_f32(act)[i], ends[i] > 0 ? (double)ends[i] : 0, 1e-6);
+        kernels->glu_backward(dgate, dup, act, none, dact, gate, up, none, (Activation)phi, stream);
+        for (int i = 0; i < N; i++) close_to(tensor_f32(dgate)[i], ends[i] > 0 ? 1 : 0, 1e-6);
     }
 }
 
@@ -290,11 +261,11 @@ static void adamw_follows_the_formula(void) {
 
 EVERY_ISA(tables_have_no_holes)
 EVERY_ISA(sums_squares_in_double)
-EVERY_ISA(norms)
 EVERY_ISA(rope_rotates)
-EVERY_ISA(swiglu)
-EVERY_ISA(swiglu_saturates)
-EVERY_ISA(rows_stand_alone)
+EVERY_ISA(scales)
+EVERY_ISA(clamps)
+EVERY_ISA(gated_linear_units)
+EVERY_ISA(activations_saturate)
 EVERY_ISA(adamw_follows_the_formula)
 
 int main(void) {
@@ -302,11 +273,11 @@ int main(void) {
         cmocka_unit_test(tables_have_no_holes_everywhere),
         cmocka_unit_test(isa_is_chosen_at_run_time),
         cmocka_unit_test(sums_squares_in_double_everywhere),
-        cmocka_unit_test(norms_everywhere),
         cmocka_unit_test(rope_rotates_everywhere),
-        cmocka_unit_test(swiglu_everywhere),
-        cmocka_unit_test(swiglu_saturates_everywhere),
-        cmocka_unit_test(rows_stand_alone_everywhere),
+        cmocka_unit_test(scales_everywhere),
+        cmocka_unit_test(clamps_everywhere),
+        cmocka_unit_test(gated_linear_units_everywhere),
+        cmocka_unit_test(activations_saturate_everywhere),
         cmocka_unit_test(adamw_follows_the_formula_everywhere),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);

@@ -2,17 +2,22 @@
 // Gated linear units. Each loop is compiled once for each activation.
 #include "kernels/cpu/vec.h"
 
-// GELU's (1 + tanh(u))/2 is sigmoid(2u): this is 2u, u = √(2/π)(z + 0.044715 z³).
+// GELU's (1 + tanh(u))/2 is sigmoid(2u): this is 2u, u = √(2/π)(z + 0.044715 z³). Beyond ±10 the sigmoid is
+// 1 or 0 in f32; z is held there, so that nothing overflows.
 static const float gelu_linear = 1.59576912f, gelu_cubic = 0.0713548163f; // 2√(2/π), that · 0.044715
-static inline float gelu_argument(float z) {
-    return z * (gelu_linear + gelu_cubic * (z * z));
+static inline float gelu_held(float z) {
+    return z < -10.0f ? -10.0f : z > 10.0f ? 10.0f : z;
+}
+static inline float gelu_argument(float held) {
+    return held * (gelu_linear + gelu_cubic * (held * held));
 }
 
 ALWAYS_INLINE void forward_row(float *to, const float *gate, const float *up, float scale, int64_t f,
                                Activation activation) {
     SIMD for (int64_t c = 0; c < f; c++) {
         float z = gate[c];
-        to[c] = z * sigmoid(activation == ACTIVATION_GELU_TANH ? gelu_argument(z) : z) * up[c] * scale;
+        to[c] =
+            z * sigmoid(activation == ACTIVATION_GELU_TANH ? gelu_argument(gelu_held(z)) : z) * up[c] * scale;
     }
 }
 
@@ -51,8 +56,8 @@ static void silu_backward_piece(int64_t n, float *dgate, float *dup, float *act,
 static void gelu_backward_piece(int64_t n, float *dgate, float *dup, float *act, float *product,
                                 const float *dact, const float *gate, const float *up, float scale) {
     SIMD for (int64_t c = 0; c < n; c++) {
-        float g = gate[c], u = up[c], d = dact[c], e = fast_exp(-gelu_argument(g));
-        float sig = 1.0f / (1.0f + e), gelu = g * sig, rise = gelu_linear + 3.0f * gelu_cubic * (g * g);
+        float g = gate[c], u = up[c], d = dact[c], held = gelu_held(g), e = fast_exp(-gelu_argument(held));
+        float sig = 1.0f / (1.0f + e), gelu = g * sig, rise = gelu_linear + 3.0f * gelu_cubic * (held * held);
         dgate[c] = d * scale * u * (sig + gelu * (e * sig) * rise);
         act[c] = gelu * u * scale;
         dup[c] = d * scale * gelu;

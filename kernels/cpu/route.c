@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 // The router after its matrix: scores and choice, capacity, weights, order, statistics, gradient.
 #include "kernels/cpu/vec.h"
+#include <float.h>
 
 static const float smallest_divisor = 0x1p-23f;
 
@@ -135,6 +136,12 @@ void KERNEL(route_sort)(Tensor row, Tensor counts, Tensor index, Tensor kept, St
     stream_poll(stream);
 }
 
+// 1/Σ p of sigmoid scores; where all of them vanish a share is 0, not NaN.
+static float share_of(const float *p, int64_t E) {
+    float sum = total(p, E);
+    return 1.0f / (sum < FLT_MIN ? FLT_MIN : sum);
+}
+
 void KERNEL(route_stats)(Tensor chosen, Tensor first, Tensor prob_sum, Tensor probs, Tensor index,
                          ScoreKind scores, Stream stream) {
     int64_t T = probs.dim[0], E = probs.dim[1], k = index.dim[1], G = chosen.dim[0];
@@ -153,7 +160,7 @@ void KERNEL(route_stats)(Tensor chosen, Tensor first, Tensor prob_sum, Tensor pr
         for (int64_t j = 0; j < k; j++) tensor_i32(chosen)[group + choice[j]]++;
         tensor_i32(first)[group + choice[0]]++;
         if (scores == SCORES_SIGMOID) {
-            float share = 1.0f / total(p, E);
+            float share = share_of(p, E);
             SIMD for (int64_t e = 0; e < E; e++) sum[e] += p[e] * share;
         } else {
             SIMD for (int64_t e = 0; e < E; e++) sum[e] += p[e];
@@ -190,7 +197,7 @@ static void softmax_backward(float *dp, const float *p, const float *b, float z,
 // b acts on p/S: where all p are tiny 1/S is huge, p/S is not.
 static void sigmoid_backward(float *dp, const float *p, const float *b, int64_t E) {
     if (b) {
-        float share = 1.0f / total(p, E), mean = dot(p, b, E) * share;
+        float share = share_of(p, E), mean = dot(p, b, E) * share;
         SIMD for (int64_t e = 0; e < E; e++) dp[e] =
             (1.0f - p[e]) * (p[e] * dp[e] + p[e] * share * (b[e] - mean));
     } else {
