@@ -95,16 +95,30 @@ Status config_need_data(const RunConfig *config, const ConfigDocument *document)
 
 // ---- the document as text
 
+static Arch document_arch(const ConfigDocument *document) {
+    RunConfig config = {0};
+    const Option *arch = option_find("model.arch");
+    value_store(arch, config_value(document, arch->key), &config);
+    return config.model.arch;
+}
+
 static YamlNode *resolved_value(const ConfigDocument *document, const Option *option) {
     const YamlNode *given = yaml_get(document->root, option->key);
     bool by_tokens = !yaml_is_null(yaml_get(document->root, "train.tokens"));
     if (by_tokens && strcmp(option->key, "train.steps") == 0)
         return yaml_scalar("null", false, yaml_get(document->root, "train.tokens")->place);
     if (!yaml_is_null(given)) return yaml_copy(given);
+    YamlPlace nowhere = {.file = "default"};
+    if (option_by_arch(option)) {
+        char text[64];
+        option_member_text(option, option_model_member(option, model_family(document_arch(document))), text,
+                           sizeof text);
+        return yaml_scalar(text, false, nowhere);
+    }
     YamlNode *value = NULL;
     Status status = yaml_parse(&value, option->fallback, strlen(option->fallback), "default");
     REQUIRE(status == OK, "default of %s: %s", option->key, status_text());
-    value->place = (YamlPlace){.file = "default"};
+    value->place = nowhere;
     return value;
 }
 
@@ -157,4 +171,27 @@ json_t *config_json(const ConfigDocument *document) {
     json_t *json = yaml_json(root);
     yaml_free(root);
     return json;
+}
+
+char *config_model_yaml(const ModelConfig *model) {
+    char *text = NULL;
+    size_t bytes;
+    FILE *out = open_memstream(&text, &bytes);
+    REQUIRE(out, "out of memory");
+    fputs("model:\n", out);
+    bool router = false;
+    for (int i = 0; i < run_options; i++) {
+        const Option *option = &run_option[i];
+        const char *key = option->key + strlen("model."), *leaf = strrchr(option->key, '.') + 1;
+        if (strncmp(option->key, "model.", strlen("model.")) || strcmp(leaf, "init_std") == 0) continue;
+        if (leaf != key && !option_by_arch(option))
+            continue; // the router's losses and capacity are the run's
+        if (leaf != key && !router) fputs("  router:\n", out);
+        router |= leaf != key;
+        char value[64];
+        option_member_text(option, option_model_member(option, model), value, sizeof value);
+        fprintf(out, "  %s%s: %s\n", leaf != key ? "  " : "", leaf, value);
+    }
+    REQUIRE(fclose(out) == 0, "out of memory");
+    return text;
 }

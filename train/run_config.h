@@ -55,6 +55,9 @@ Status config_parse(RunConfig **out, ConfigDocument **document, const char *yaml
 Status config_need_data(const RunConfig *config, const ConfigDocument *document);
 void config_free(RunConfig *config, ConfigDocument *document); // both
 char *config_resolved_yaml(const ConfigDocument *document); // every key with its value; owned by the caller
+// The `model:` part for a model that comes from elsewhere: every key of its shape and mathematics, without
+// init_std, the router's losses and its capacity. Owned by the caller.
+char *config_model_yaml(const ModelConfig *model);
 char *config_show_yaml(const ConfigDocument *document,
                        bool origin);                 // origin: with "# file:line" after each value
 json_t *config_json(const ConfigDocument *document); // the same; owned by the caller

@@ -291,9 +291,9 @@ static YamlNode *checkpoint_model(ConfigDocument *document, const YamlNode *from
 }
 
 // What decides names and shapes of weights.
-static const char *const shape_keys[] = {"arch",     "layers",     "hidden",    "heads",
-                                         "kv_heads", "head_dim",   "vocab",     "dense_ffn",
-                                         "experts",  "expert_ffn", "moe_every", "tie_embeddings"};
+static const char *const shape_keys[] = {
+    "arch",      "layers",  "hidden",     "heads",     "kv_heads",       "head_dim",       "vocab",
+    "dense_ffn", "experts", "expert_ffn", "moe_every", "tie_embeddings", "shared_experts", "sandwich_norms"};
 
 static void compare_shapes(ConfigDocument *document, const YamlNode *model, const char *checkpoint) {
     for (size_t i = 0; i < sizeof shape_keys / sizeof *shape_keys; i++) {

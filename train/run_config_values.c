@@ -201,6 +201,10 @@ void value_store(const Option *option, const YamlNode *value, RunConfig *config)
     if (!option->size) return;
     const char *text = value ? value->text : option->fallback;
     char *member = (char *)config + option->offset;
+    if (!value && option_by_arch(option)) {
+        memcpy(member, option_model_member(option, model_family(config->model.arch)), (size_t)option->size);
+        return;
+    }
     int64_t whole = 0;
     double number = 0;
     switch (option->type) {

@@ -20,22 +20,34 @@ static const double LONG_MOST = 9007199254740992.0; // whole numbers that a doub
 const Option run_option[] = {
     {"preset", PLAIN(OPTION_TEXT), "null", "a named configuration to start from (configs/presets)", BY_ITSELF},
 
-    {"model.arch", CHOICE("arctic"), "arctic", "block: attention, dense FFN in parallel to experts that read the layer's input", FILLS(model.arch)},
+    {"model.arch", CHOICE("arctic|mixtral|dbrx|grok|llama"), "arctic", "a published model's block: the choices below that are left out are its own", FILLS(model.arch)},
     {"model.layers", INTEGER(1, 4096), "6", "transformer blocks", FILLS(model.layers)},
     {"model.hidden", INTEGER(1, 1 << 20), "256", "width of the residual stream", FILLS(model.hidden)},
     {"model.heads", INTEGER(1, 4096), "8", "query heads", FILLS(model.heads)},
     {"model.kv_heads", INTEGER(1, 4096), "4", "key/value heads; divides heads", FILLS(model.kv_heads)},
     {"model.head_dim", INTEGER(2, 4096), "32", "width of a head; even", FILLS(model.head_dim)},
     {"model.vocab", INTEGER(1, INT_MOST), "4096", "token ids", FILLS(model.vocab)},
-    {"model.dense_ffn", INTEGER(1, 1 << 20), "256", "inner width of the dense FFN beside the experts", FILLS(model.dense_ffn)},
-    {"model.experts", INTEGER(0, 4096), "16", "experts of a layer; 0: none", FILLS(model.experts)},
-    {"model.top_k", INTEGER(1, 4096), "2", "experts that a token goes to", FILLS(model.top_k)},
-    {"model.expert_ffn", INTEGER(1, 1 << 20), "176", "inner width of an expert, and of the FFN of layers without experts", FILLS(model.expert_ffn)},
+    {"model.dense_ffn", INTEGER(0, 1 << 20), OPTION_BY_ARCH, "inner width of the dense FFN beside the experts (0: none), or of the FFN in a model without experts", FILLS(model.dense_ffn)},
+    {"model.experts", INTEGER(0, 4096), OPTION_BY_ARCH, "experts of a layer; 0: none", FILLS(model.experts)},
+    {"model.top_k", INTEGER(1, 4096), OPTION_BY_ARCH, "experts that a token goes to", FILLS(model.top_k)},
+    {"model.expert_ffn", INTEGER(1, 1 << 20), "176", "inner width of an expert, and of the FFN of layers without experts between those that have them", FILLS(model.expert_ffn)},
+    {"model.shared_experts", INTEGER(0, 4096), OPTION_BY_ARCH, "experts that every token goes to, with weight 1, beside the routed ones", FILLS(model.shared_experts)},
     {"model.moe_every", INTEGER(1, 4096), "1", "every n-th layer has experts (moe_layer_frequency)", FILLS(model.moe_every)},
     {"model.rope_theta", NUMBER(DBL_MIN, DBL_MAX), "1.0e4", "base of the rotary position angles", FILLS(model.rope_theta)},
-    {"model.norm_eps", NUMBER(0, 1), "1.0e-5", "added to the mean square in RMSNorm", FILLS(model.norm_eps)},
-    {"model.tie_embeddings", PLAIN(OPTION_BOOL), "false", "one matrix for token embedding and output", FILLS(model.tie_embeddings)},
+    {"model.norm_eps", NUMBER(0, 1), "1.0e-5", "added to the mean square or variance in a norm", FILLS(model.norm_eps)},
+    {"model.tie_embeddings", PLAIN(OPTION_BOOL), OPTION_BY_ARCH, "one matrix for token embedding and output", FILLS(model.tie_embeddings)},
     {"model.init_std", NUMBER(0, DBL_MAX), "0.02", "deviation of fresh weights", FILLS(model.init_std)},
+    {"model.norm", CHOICE("rms|layer"), OPTION_BY_ARCH, "norms: RMSNorm, or LayerNorm without bias", FILLS(model.norm)},
+    {"model.sandwich_norms", PLAIN(OPTION_BOOL), OPTION_BY_ARCH, "norms behind attention and the sum of the FFN branches too", FILLS(model.sandwich_norms)},
+    {"model.moe_input", CHOICE("layer|attention"), OPTION_BY_ARCH, "what router and experts read: the layer's input (its exchange hides under attention), or attention's output", FILLS(model.moe_input)},
+    {"model.activation", CHOICE("silu|gelu_tanh"), OPTION_BY_ARCH, "of the gate in dense FFN and experts", FILLS(model.activation)},
+    {"model.clip_qkv", NUMBER(0, DBL_MAX), OPTION_BY_ARCH, "bound of queries, keys and values before RoPE; 0: none", FILLS(model.clip_qkv)},
+    {"model.attn_softcap", NUMBER(0, DBL_MAX), OPTION_BY_ARCH, "scores s become c·tanh(s/c) with this c; 0: none", FILLS(model.attn_softcap)},
+    {"model.attn_scale", NUMBER(0, DBL_MAX), OPTION_BY_ARCH, "factor of attention scores; 0: 1/√head_dim", FILLS(model.attn_scale)},
+    {"model.embed_scale", NUMBER(DBL_MIN, DBL_MAX), OPTION_BY_ARCH, "factor of the token embedding", FILLS(model.embed_scale)},
+    {"model.output_scale", NUMBER(DBL_MIN, DBL_MAX), OPTION_BY_ARCH, "factor of the logits", FILLS(model.output_scale)},
+    {"model.router.scores", CHOICE("softmax|sigmoid"), OPTION_BY_ARCH, "how router logits become scores; sigmoid needs z_coef 0", FILLS(model.router.scores)},
+    {"model.router.normalize", CHOICE("never|several|always"), OPTION_BY_ARCH, "divide the weights of a token's experts by their sum; several: where top_k is above 1", FILLS(model.router.normalize)},
     {"model.router.capacity_factor", NUMBER(0, DBL_MAX), "0", "room of an expert, times the balanced share; 0: no token is dropped", FILLS(model.router.capacity_factor)},
     {"model.router.min_capacity", INTEGER(0, INT_MOST), "0", "least room of an expert, in tokens", FILLS(model.router.min_capacity)},
     {"model.router.drop_policy", CHOICE("position|probs"), "position", "who stays in a full expert: first choices in token order, or the most probable", FILLS(model.router.drop_policy)},
@@ -75,6 +87,7 @@ const Option run_option[] = {
     {"train.seed", INTEGER(0, LONG_MOST), "1", "seed of fresh weights and of the order of samples", FILLS(train.seed)},
     {"train.precision", CHOICE("auto|fp32"), "auto", "number format of the computation; auto: fp32 on CPU", BY_ITSELF},
     {"train.init_from", PLAIN(OPTION_TEXT), "null", "checkpoint whose weights to start from with a fresh optimizer; model keys left out are taken from it", FILLS(train.init_from)},
+    {"train.canary", PLAIN(OPTION_BOOL), "true", "before step 1, compare rows that come back from the experts with the plain computation", FILLS(train.canary)},
 
     {"data.tokenizer", PLAIN(OPTION_TEXT), "bytes", "bytes, or sentencepiece:FILE.model", FILLS(tokenizer)},
     {"data.holdout", OPTION_SHARE, 0, 1, NULL, "0.5%", "share of each source, its tail, that is never trained on and that evaluation uses", FILLS(data.holdout)},
@@ -94,6 +107,50 @@ const Option run_option[] = {
 };
 // clang-format on
 const int run_options = sizeof run_option / sizeof *run_option;
+
+bool option_by_arch(const Option *option) {
+    return option->fallback && strcmp(option->fallback, OPTION_BY_ARCH) == 0;
+}
+
+const void *option_model_member(const Option *option, const ModelConfig *model) {
+    return (const char *)model + (option->offset - (long)offsetof(RunConfig, model));
+}
+
+// The shortest digits that read back as the same number, with a point: YAML takes 1e-05 for a text.
+static void number_text(double value, char *text, size_t size) {
+    int digits = 6;
+    do snprintf(text, size, "%.*g", digits, value);
+    while (strtod(text, NULL) != value && ++digits < 17);
+    if (strchr(text, '.')) return;
+    char *exponent = strchr(text, 'e'), power[16] = "";
+    if (exponent) snprintf(power, sizeof power, "%s", exponent);
+    size_t length = exponent ? (size_t)(exponent - text) : strlen(text);
+    snprintf(text + length, size - length, ".0%s", power);
+}
+
+void option_member_text(const Option *option, const void *member, char *text, size_t size) {
+    switch (option->type) {
+    case OPTION_INTEGER:
+        snprintf(text, size, "%lld",
+                 option->size == sizeof(int) ? (long long)*(const int *)member
+                                             : (long long)*(const int64_t *)member);
+        break;
+    case OPTION_NUMBER:
+        number_text(*(const double *)member, text, size);
+        break;
+    case OPTION_BOOL:
+        snprintf(text, size, "%s", *(const bool *)member ? "true" : "false");
+        break;
+    case OPTION_CHOICE: {
+        const char *word = option->choices;
+        for (int i = *(const int *)member; i > 0; i--) word = strchr(word, '|') + 1;
+        snprintf(text, size, "%.*s", (int)strcspn(word, "|"), word);
+        break;
+    }
+    default:
+        REQUIRE(0, "%s has no member of its own", option->key);
+    }
+}
 
 const Option *option_find(const char *pattern) {
     for (int i = 0; i < run_options; i++)

@@ -28,6 +28,12 @@ typedef struct {
     long offset, size; // of the RunConfig's member that it fills; size 0: resolved by itself
 } Option;
 
+#define OPTION_BY_ARCH "by arch" // the default is what the architecture's row of the family has
+bool option_by_arch(const Option *option);
+// The member of a ModelConfig that a "model." option fills, and a member's value as YAML text.
+const void *option_model_member(const Option *option, const ModelConfig *model);
+void option_member_text(const Option *option, const void *member, char *text, size_t size);
+
 extern const Option run_option[];
 extern const int run_options;
 
