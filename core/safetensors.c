@@ -33,6 +33,13 @@ static int type_bytes(const char *name) {
     return 0;
 }
 
+// Names go to the terminal: one with control characters in it is refused.
+static bool is_plain(const char *text) {
+    for (; *text; text++)
+        if ((unsigned char)*text < 32 || *text == 127) return false;
+    return true;
+}
+
 static Status read_shape(const Safetensors *f, SafeTensor *t, const json_t *shape) {
     t->dims = (int)json_array_size(shape);
     t->elements = 1;
@@ -52,17 +59,21 @@ static Status read_shape(const Safetensors *f, SafeTensor *t, const json_t *shap
 static Status read_tensor(const Safetensors *f, SafeTensor *t, const char *name, const json_t *entry) {
     const json_t *offsets = json_object_get(entry, "data_offsets");
     const json_t *begin = json_array_get(offsets, 0), *end = json_array_get(offsets, 1);
+    if (!is_plain(name) || !*name)
+        FAIL(ERR_DATA, "%s: a tensor's name is empty or holds control characters", f->path);
     t->name = name;
     t->dtype = json_string_value(json_object_get(entry, "dtype"));
     if (!t->dtype || !type_bytes(t->dtype))
         FAIL(ERR_DATA, "%s: tensor %.200s: unknown type %.20s", f->path, name,
-             t->dtype ? t->dtype : "(none)");
+             t->dtype && is_plain(t->dtype) ? t->dtype : "(none)");
     TRY(read_shape(f, t, json_object_get(entry, "shape")));
     if (json_array_size(offsets) != 2 || !json_is_integer(begin) || !json_is_integer(end))
         FAIL(ERR_DATA, "%s: tensor %.200s: data_offsets are not two numbers", f->path, name);
     int64_t first = json_integer_value(begin), last = json_integer_value(end), room = f->bytes - f->data;
     if (first < 0 || last < first || last > room)
-        FAIL(ERR_DATA, "%s: tensor %.200s: bytes %ld to %ld do not lie in the file's %ld bytes of data",
+        FAIL(ERR_DATA,
+             "%s: tensor %.200s: bytes %ld to %ld do not lie in the file's %ld bytes of data; fetch the file "
+             "again",
              f->path, name, (long)first, (long)last, (long)room);
     if (last - first != t->elements * type_bytes(t->dtype))
         FAIL(ERR_DATA, "%s: tensor %.200s: %ld elements of %s need %ld bytes, not %ld", f->path, name,
@@ -98,8 +109,10 @@ static Status read_header(Safetensors *f) {
     uint64_t length = 0;
     for (int i = 7; i >= 0; i--) length = length << 8 | start[i];
     if (length > MAX_HEADER || length > (uint64_t)f->bytes - 8)
-        FAIL(ERR_DATA, "%s: not a safetensors file: a header of %llu bytes in a file of %ld", f->path,
-             (unsigned long long)length, (long)f->bytes);
+        FAIL(ERR_DATA,
+             "%s: not a safetensors file, or cut off: a header of %llu bytes (at most %d) in a file of %ld; "
+             "fetch it again",
+             f->path, (unsigned long long)length, MAX_HEADER, (long)f->bytes);
     char *text = malloc((size_t)length + 1);
     REQUIRE(text, "%s: no memory for a header of %llu bytes", f->path, (unsigned long long)length);
     Status status = file_read_at(f->fd, f->path, 8, text, (size_t)length);
@@ -109,14 +122,20 @@ static Status read_header(Safetensors *f) {
     free(text);
     TRY(status);
     if (!json_is_object(f->header)) FAIL(ERR_DATA, "%s: its header is not JSON: %s", f->path, error.text);
+    const json_t *metadata = json_object_get(f->header, "__metadata__");
+    if (metadata && !json_is_object(metadata)) FAIL(ERR_DATA, "%s: __metadata__ is not an object", f->path);
     f->data = 8 + (int64_t)length;
     return OK;
 }
 
 static Status read_file(Safetensors *f) {
     struct stat info;
-    f->fd = open(f->path, O_RDONLY | O_CLOEXEC);
+    f->fd = open(f->path, O_RDONLY | O_CLOEXEC | O_NONBLOCK); // a pipe would be waited for
     if (f->fd < 0 || fstat(f->fd, &info)) FAIL(ERR_DATA, "%s: %s", f->path, strerror(errno));
+    if (!S_ISREG(info.st_mode)) FAIL(ERR_DATA, "%s: is not a file", f->path);
+    if (info.st_size < 8)
+        FAIL(ERR_DATA, "%s: not a safetensors file: %ld bytes, its header's length alone takes 8", f->path,
+             (long)info.st_size);
     f->bytes = info.st_size;
     TRY(read_header(f));
     f->tensor = calloc(json_object_size(f->header) + 1, sizeof *f->tensor);

@@ -2,13 +2,19 @@
 #include "train/hf_config.h"
 #include "core/file.h"
 #include "core/log.h"
+#include "train/hf_names.h"
+#include <math.h>
+#include <stddef.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
+enum { LARGEST = 1 << 24, MOST_EXPERTS = 1000000 }; // of a size; of all layers
+
 typedef struct {
     const char *path;
-    json_t *json;
+    Arch arch;
+    json_t *json; // flat: "attn_config.clip_qkv"
     json_t *left; // keys not used yet
     int problems;
 } Reader;
@@ -21,124 +27,299 @@ static void problem(Reader *r, const char *key, const char *what) {
     r->problems++;
 }
 
-// A key that is not there is an error: the class's own default is not what Arctic has.
-static json_t *take(Reader *r, const char *key) {
-    json_t *value = json_object_get(r->json, key);
-    json_object_del(r->left, key);
-    if (!value) problem(r, key, "must be stated");
-    return value;
-}
+// ---- keys that fill a member
 
-static int read_size(Reader *r, const char *key) {
-    json_t *value = take(r, key);
+typedef enum { SIZE, NUMBER, FLAG } Kind;
+
+typedef struct {
+    const char *key;
+    Kind kind;
+    size_t member;       // of ModelConfig
+    double absent, null; // what stands for it; STATED: it must be there
+} Key;
+
+#define STATED       NAN // the class's own default is not what the published model has
+#define MEMBER(name) offsetof(ModelConfig, name)
+
+static const Key llama_common[] = {{"vocab_size", SIZE, MEMBER(vocab), STATED, STATED},
+                                   {"hidden_size", SIZE, MEMBER(hidden), STATED, STATED},
+                                   {"num_hidden_layers", SIZE, MEMBER(layers), STATED, STATED},
+                                   {"num_attention_heads", SIZE, MEMBER(heads), STATED, STATED},
+                                   {"head_dim", SIZE, MEMBER(head_dim), 0, 0},
+                                   {"rms_norm_eps", NUMBER, MEMBER(norm_eps), STATED, STATED},
+                                   {0}};
+
+static const Key llama[] = {{"intermediate_size", SIZE, MEMBER(dense_ffn), STATED, STATED},
+                            {"num_key_value_heads", SIZE, MEMBER(kv_heads), 0, 0},
+                            {"tie_word_embeddings", FLAG, MEMBER(tie_embeddings), 0, STATED},
+                            {0}};
+
+static const Key mixtral[] = {{"intermediate_size", SIZE, MEMBER(expert_ffn), STATED, STATED},
+                              {"num_key_value_heads", SIZE, MEMBER(kv_heads), STATED, 0},
+                              {"tie_word_embeddings", FLAG, MEMBER(tie_embeddings), 0, STATED},
+                              {"num_local_experts", SIZE, MEMBER(experts), STATED, STATED},
+                              {"num_experts_per_tok", SIZE, MEMBER(top_k), STATED, STATED},
+                              {0}};
+
+static const Key arctic[] = {{"moe_layer_frequency", SIZE, MEMBER(moe_every), STATED, STATED},
+                             // an extension: Arctic itself has no such key
+                             {"residual_ffn_size", SIZE, MEMBER(dense_ffn), 0, 0},
+                             {0}};
+
+static const Key grok[] = {{"intermediate_size", SIZE, MEMBER(expert_ffn), STATED, STATED},
+                           {"num_key_value_heads", SIZE, MEMBER(kv_heads), STATED, 0},
+                           {"tie_word_embeddings", FLAG, MEMBER(tie_embeddings), STATED, STATED},
+                           {"num_experts", SIZE, MEMBER(experts), STATED, STATED},
+                           {"num_experts_per_tok", SIZE, MEMBER(top_k), STATED, STATED},
+                           {"max_attn_value", NUMBER, MEMBER(attn_softcap), STATED, STATED},
+                           {"attn_output_multiplier", NUMBER, MEMBER(attn_scale), STATED, STATED},
+                           {"embedding_multiplier_scale", NUMBER, MEMBER(embed_scale), STATED, STATED},
+                           {"output_multiplier_scale", NUMBER, MEMBER(output_scale), STATED, STATED},
+                           {0}};
+
+static const Key dbrx[] = {{"vocab_size", SIZE, MEMBER(vocab), STATED, STATED},
+                           {"d_model", SIZE, MEMBER(hidden), STATED, STATED},
+                           {"n_layers", SIZE, MEMBER(layers), STATED, STATED},
+                           {"n_heads", SIZE, MEMBER(heads), STATED, STATED},
+                           {"attn_config.kv_n_heads", SIZE, MEMBER(kv_heads), STATED, STATED},
+                           {"attn_config.clip_qkv", NUMBER, MEMBER(clip_qkv), STATED, 0},
+                           {"ffn_config.ffn_hidden_size", SIZE, MEMBER(expert_ffn), STATED, STATED},
+                           {"ffn_config.moe_num_experts", SIZE, MEMBER(experts), STATED, STATED},
+                           {"ffn_config.moe_top_k", SIZE, MEMBER(top_k), STATED, STATED},
+                           {0}};
+
+static const Key *const families[ARCH_COUNT][3] = {
+    [ARCH_ARCTIC] = {llama_common, mixtral, arctic},
+    [ARCH_MIXTRAL] = {llama_common, mixtral},
+    [ARCH_DBRX] = {dbrx},
+    [ARCH_GROK] = {llama_common, grok},
+    [ARCH_LLAMA] = {llama_common, llama},
+};
+
+static double read_value(Reader *r, const Key *key, const json_t *value) {
     int64_t n = json_integer_value(value);
-    if (value && (!json_is_integer(value) || n < 1 || n > INT32_MAX))
-        problem(r, key, "must be a whole number above 0");
-    return n < 1 || n > INT32_MAX ? 1 : (int)n;
+    switch (key->kind) {
+    case SIZE:
+        if (json_is_integer(value) && n >= 1 && n <= LARGEST) return (double)n;
+        problem(r, key->key, "must be a whole number from 1 to 16777216");
+        return 1;
+    case NUMBER:
+        if (json_is_number(value) && json_number_value(value) > 0) return json_number_value(value);
+        problem(r, key->key, "must be a number above 0");
+        return 1;
+    case FLAG:
+        if (!json_is_boolean(value)) problem(r, key->key, "must be true or false");
+        return json_is_true(value);
+    }
+    DIE("kind %d", (int)key->kind);
 }
 
-// Absent or null: what stands in for it.
-static int read_size_or(Reader *r, const char *key, int otherwise) {
-    json_t *value = json_object_get(r->json, key);
-    if (value && !json_is_null(value)) return read_size(r, key);
+static void read_key(Reader *r, const Key *key, ModelConfig *c) {
+    const json_t *value = json_object_get(r->json, key->key);
+    double otherwise = value ? key->null : key->absent, number;
+    if (value && !json_is_null(value)) {
+        number = read_value(r, key, value);
+    } else if (isnan(otherwise)) {
+        problem(r, key->key, "must be stated: the class's own default may not be what this model has");
+        number = 1;
+    } else {
+        number = otherwise;
+    }
+    json_object_del(r->left, key->key);
+    void *member = (char *)c + key->member;
+    if (key->kind == SIZE)
+        *(int *)member = (int)number;
+    else if (key->kind == NUMBER)
+        *(double *)member = number;
+    else
+        *(bool *)member = number != 0;
+}
+
+// ---- keys that must have one value
+
+static const struct {
+    const char *key, *plain; // JSON
+    const char *remedy;
+} extras[] = {
+    {"sliding_window", "null",
+     "early Mixtral files state a window that the model does not have; set it to null "
+     "only for a model trained without one"},
+    {"rope_scaling", "null", "choose the model as it was before its context was extended"},
+    {"rope_parameters.rope_type", "\"default\"",
+     "choose the model as it was before its context was extended"},
+    {"rope_parameters.partial_rotary_factor", "1", "floe rotates whole heads"},
+    {"quantization", "null", "export the model in bf16 first"},
+    {"quantization_config", "null", "export the model in bf16 first"},
+    {"attention_bias", "false", "floe's matrices have no biases"},
+    {"mlp_bias", "false", "floe's matrices have no biases"},
+    {"attention_dropout", "0", "floe trains without dropout; set it to 0 to take the weights all the same"},
+    {"hidden_dropout", "0", "floe trains without dropout; set it to 0 to take the weights all the same"},
+    {"resid_pdrop", "0", "floe trains without dropout; set it to 0 to take the weights all the same"},
+    {"emb_pdrop", "0", "floe trains without dropout; set it to 0 to take the weights all the same"},
+    {"embd_pdrop", "0", "floe trains without dropout; set it to 0 to take the weights all the same"},
+    {"attn_config.attn_pdrop", "0",
+     "floe trains without dropout; set it to 0 to take the weights all the same"},
+    {"router_jitter_noise", "0",
+     "floe's router sees its input as it is; set it to 0 to take the weights all the same"},
+    {"ffn_config.moe_jitter_eps", "0",
+     "floe's router sees its input as it is; set it to 0 to take the weights all the same"},
+    {"ffn_config.moe_normalize_expert_weights", "1",
+     "floe divides the weights of a DBRX token's experts by their sum"},
+    {"ffn_config.uniform_expert_assignment", "false",
+     "remove it; model.router.force: balanced is floe's counterpart"},
+    {"ffn_config.ffn_act_fn.name", "\"silu\"", "floe's DBRX computes SiLU"},
+};
+
+static void refuse(Reader *r, const char *key, const char *plain, const char *remedy) {
+    json_t *value = json_object_get(r->json, key), *wanted = json_loads(plain, JSON_DECODE_ANY, NULL);
+    bool numbers = json_is_number(value) && json_is_number(wanted);
+    bool same = numbers ? json_number_value(value) == json_number_value(wanted) : json_equal(value, wanted);
+    // null is "none" where none is the plain value
+    bool none = json_is_null(value) && (json_is_false(wanted) || !strcmp(plain, "0"));
+    if (value && !same && !none) {
+        char what[256];
+        snprintf(what, sizeof what, "is not supported, only %s: %s", plain, remedy);
+        problem(r, key, what);
+    }
+    json_decref(wanted);
     json_object_del(r->left, key);
-    return otherwise;
 }
 
-static double read_number(Reader *r, const char *key, const json_t *value) {
-    if (value && !json_is_number(value)) problem(r, key, "must be a number");
-    return json_number_value(value);
-}
-
-// Newer files keep it in rope_parameters.
-static double read_rope_theta(Reader *r) {
-    json_t *parameters = json_object_get(r->json, "rope_parameters"),
-           *type = json_object_get(parameters, "rope_type");
-    json_object_del(r->left, "rope_parameters");
-    if (type && (!json_is_string(type) || strcmp(json_string_value(type), "default")))
-        problem(r, "rope_parameters", "only rope_type default is known");
-    json_t *inner = json_object_get(parameters, "rope_theta");
-    if (inner && !json_object_get(r->json, "rope_theta")) return read_number(r, "rope_parameters", inner);
-    return read_number(r, "rope_theta", take(r, "rope_theta"));
-}
-
-// What floe's Arctic does not have must be absent or plain.
 static void refuse_extras(Reader *r) {
-    static const struct {
-        const char *key, *plain; // JSON
-    } extras[] = {{"rope_scaling", "null"},        {"sliding_window", "null"}, {"quantization", "null"},
-                  {"quantization_config", "null"}, {"hidden_act", "\"silu\""}, {"attention_bias", "false"},
-                  {"mlp_bias", "false"},           {"attention_dropout", "0"}, {"router_jitter_noise", "0"},
-                  {"hidden_dropout", "0"},         {"resid_pdrop", "0"},       {"embd_pdrop", "0"}};
-    for (size_t i = 0; i < sizeof extras / sizeof *extras; i++) {
-        json_t *value = json_object_get(r->json, extras[i].key);
-        json_t *plain = json_loads(extras[i].plain, JSON_DECODE_ANY, NULL);
-        bool zero = json_is_number(value) && json_is_number(plain) && json_number_value(value) == 0;
-        if (value && !json_is_null(value) && !zero && !json_equal(value, plain)) {
-            char what[64];
-            snprintf(what, sizeof what, "is not supported, only %s", extras[i].plain);
-            problem(r, extras[i].key, what);
-        }
-        json_decref(plain);
-        json_object_del(r->left, extras[i].key);
+    for (size_t i = 0; i < sizeof extras / sizeof *extras; i++)
+        refuse(r, extras[i].key, extras[i].plain, extras[i].remedy);
+    if (r->arch == ARCH_GROK)
+        refuse(r, "hidden_act", "\"gelu_pytorch_tanh\"", "Grok-1 computes GELU in its tanh form");
+    else
+        refuse(r, "hidden_act", "\"silu\"", "the family computes SiLU");
+    if (r->arch == ARCH_DBRX) refuse(r, "tie_word_embeddings", "false", "the class refuses a tied DBRX, too");
+}
+
+// ---- the base of the rotary angles
+
+static double read_rope_theta(Reader *r) {
+    static const char *const keys[] = {"attn_config.rope_theta", "rope_theta", "rope_parameters.rope_theta"};
+    double theta = 0;
+    for (int i = 0; i < 3; i++) {
+        const json_t *value = json_object_get(r->json, keys[i]);
+        json_object_del(r->left, keys[i]);
+        if (!value) continue;
+        double stated = json_number_value(value);
+        if (!json_is_number(value) || !(stated > 0))
+            problem(r, keys[i], "must be a number above 0");
+        else if (theta > 0 && stated != theta)
+            problem(r, keys[i], "differs from the rope_theta stated elsewhere in the file; make them equal");
+        else
+            theta = stated;
+    }
+    if (r->arch == ARCH_DBRX && !json_object_get(r->json, keys[0]))
+        problem(r, keys[0], "must be stated: the class's own default is not DBRX's");
+    if (r->arch == ARCH_GROK && theta > 0 && theta != 1e4)
+        problem(r, "rope_theta", "is not supported, only 10000: the class does not read it");
+    if (theta > 0 || r->arch == ARCH_GROK) return theta > 0 ? theta : 1e4;
+    if (r->arch == ARCH_LLAMA) {
+        log_rank0(LOG_INFO, "%s: has no rope_theta, as Llama 1 and 2: 10000", r->path);
+        return 1e4;
+    }
+    if (r->arch != ARCH_DBRX && !json_object_get(r->json, "rope_theta"))
+        problem(r, "rope_theta", "must be stated: the class's own default may not be what this model has");
+    return 1;
+}
+
+// ---- what follows from several keys
+
+static void read_parallel(Reader *r, ModelConfig *c) {
+    const json_t *parallel = json_object_get(r->json, "parallel_attn_mlp_res");
+    json_object_del(r->left, "parallel_attn_mlp_res");
+    if (!json_is_boolean(parallel)) problem(r, "parallel_attn_mlp_res", "must be stated, true or false");
+    if (json_is_false(parallel)) {
+        c->dense_ffn = 0;
+        c->moe_input = MOE_READS_ATTENTION;
+    } else if (!c->dense_ffn) {
+        c->dense_ffn = c->hidden;
     }
 }
 
-static bool is_arctic(const Reader *r) {
-    const json_t *architectures = json_object_get(r->json, "architectures");
-    const char *first = json_string_value(json_array_get(architectures, 0));
-    const char *type = json_string_value(json_object_get(r->json, "model_type"));
-    if (architectures) return first && !strcmp(first, "ArcticForCausalLM");
-    return type && !strcmp(type, "arctic");
-}
-
 static void read_keys(Reader *r, ModelConfig *c) {
+    *c = *model_family(r->arch);
+    c->moe_every = 1;
+    c->init_std = 0.02;
     refuse_extras(r);
-    *c = (ModelConfig){.arch = ARCH_ARCTIC,
-                       .vocab = read_size(r, "vocab_size"),
-                       .hidden = read_size(r, "hidden_size"),
-                       .layers = read_size(r, "num_hidden_layers"),
-                       .heads = read_size(r, "num_attention_heads"),
-                       .expert_ffn = read_size(r, "intermediate_size"),
-                       .experts = read_size(r, "num_local_experts"),
-                       .top_k = read_size(r, "num_experts_per_tok"),
-                       .moe_every = read_size(r, "moe_layer_frequency"),
-                       .rope_theta = read_rope_theta(r),
-                       .norm_eps = read_number(r, "rms_norm_eps", take(r, "rms_norm_eps")),
-                       .init_std = 0.02};
-    c->dense_ffn =
-        read_size_or(r, "residual_ffn_size", c->hidden); // an extension; Arctic itself has no such key
-    c->head_dim = read_size_or(r, "head_dim", 0);
-    json_t *kv = take(r, "num_key_value_heads"), *tied = json_object_get(r->json, "tie_word_embeddings");
-    c->kv_heads = kv && json_is_null(kv) ? c->heads : kv ? read_size(r, "num_key_value_heads") : 1;
+    for (int i = 0; i < 3 && families[r->arch][i]; i++)
+        for (const Key *key = families[r->arch][i]; key->key; key++) read_key(r, key, c);
+    c->rope_theta = read_rope_theta(r);
+    if (r->arch == ARCH_ARCTIC) read_parallel(r, c);
+    if (r->arch == ARCH_DBRX) c->norm_eps = 1e-5; // the class's LayerNorm has no key for it
+    if (r->arch == ARCH_LLAMA) c->expert_ffn = c->dense_ffn;
+    if (!c->kv_heads) c->kv_heads = c->heads;
     if (!c->head_dim && c->hidden % c->heads && !r->problems)
-        problem(r, "head_dim", "must be stated: the heads do not divide the width");
+        problem(r, r->arch == ARCH_DBRX ? "n_heads" : "head_dim",
+                "the heads do not divide the width, and no head_dim is stated");
     if (!c->head_dim) c->head_dim = c->hidden / c->heads;
-    c->tie_embeddings = json_is_true(tied);
-    json_object_del(r->left, "tie_word_embeddings");
-    if (tied && !json_is_boolean(tied)) problem(r, "tie_word_embeddings", "must be true or false");
-    json_t *parallel = take(r, "parallel_attn_mlp_res");
-    if (parallel && !json_is_true(parallel))
-        problem(r, "parallel_attn_mlp_res",
-                "only true, the block with a dense residual beside the experts, is supported");
-    if ((int64_t)c->layers * c->experts > 1000000)
-        problem(r, "num_hidden_layers", "too many layers with so many experts");
+    if ((int64_t)c->layers * c->experts > MOST_EXPERTS)
+        problem(r, r->arch == ARCH_DBRX ? "n_layers" : "num_hidden_layers",
+                "too many layers with so many experts");
 }
 
-static Status read_config(Reader *r, ModelConfig *c) {
+// ---- the file
+
+// The keys of the objects that floe looks into stand beside the others: "attn_config.clip_qkv".
+static void flatten(Reader *r, json_t *to, const char *prefix, json_t *object) {
+    static const char *const inside[] = {"attn_config", "ffn_config", "ffn_config.ffn_act_fn",
+                                         "rope_parameters"};
+    const char *key;
+    json_t *value;
+    json_object_foreach(object, key, value) {
+        char path[256];
+        bool enter = false;
+        snprintf(path, sizeof path, "%s%.200s", prefix, key);
+        for (size_t i = 0; i < sizeof inside / sizeof *inside; i++) enter |= !strcmp(path, inside[i]);
+        if (!enter || json_is_null(value)) {
+            json_object_set(to, path, value);
+            continue;
+        }
+        if (!json_is_object(value)) {
+            json_object_set(to, path, value);
+            problem(r, path, "must be an object");
+            continue;
+        }
+        snprintf(path + strlen(path), sizeof path - strlen(path), ".");
+        flatten(r, to, path, value);
+    }
+}
+
+static Status find_arch(Reader *r, const json_t *json) {
+    const json_t *architectures = json_object_get(json, "architectures");
+    const char *first = json_string_value(json_array_get(architectures, 0));
+    const char *type = json_string_value(json_object_get(json, "model_type"));
+    const char *said = architectures ? first : type;
+    for (int a = 0; a < ARCH_COUNT; a++) {
+        const char *known = architectures ? hf_architecture((Arch)a) : hf_model_type((Arch)a);
+        if (!said || strcmp(said, known)) continue;
+        r->arch = (Arch)a;
+        return OK;
+    }
+    char list[256] = "";
+    for (int a = 0; a < ARCH_COUNT; a++)
+        snprintf(list + strlen(list), sizeof list - strlen(list), "%s%s", a ? ", " : "",
+                 hf_architecture((Arch)a));
+    FAIL(ERR_CONFIG, "%s: %s = %.100s: not a model that floe knows (%s)", r->path,
+         architectures ? "architectures" : "model_type", said ? said : "(missing)", list);
+}
+
+static Status read_config(Reader *r, json_t **json, ModelConfig *c) {
     char *text;
     size_t bytes;
     json_error_t error;
     TRY(file_read_all(r->path, &text, &bytes));
-    r->json = json_loadb(text, bytes, JSON_REJECT_DUPLICATES, &error);
+    *json = json_loadb(text, bytes, JSON_REJECT_DUPLICATES, &error);
     free(text);
-    if (!json_is_object(r->json))
-        FAIL(ERR_CONFIG, "%s:%d: is not a JSON object: %s", r->path, r->json ? 1 : error.line,
-             r->json ? "" : error.text);
-    if (!is_arctic(r))
-        FAIL(ERR_CONFIG, "%s: is not an Arctic model (architectures must be [\"ArcticForCausalLM\"])",
-             r->path);
-    r->left = json_copy(r->json);
+    if (!json_is_object(*json))
+        FAIL(ERR_CONFIG, "%s:%d: is not a JSON object: %s", r->path, *json ? 1 : error.line,
+             *json ? "" : error.text);
+    TRY(find_arch(r, *json));
+    flatten(r, r->json, "", *json);
+    json_object_update(r->left, r->json);
     json_object_del(r->left, "architectures");
     json_object_del(r->left, "model_type");
     read_keys(r, c);
@@ -152,8 +333,10 @@ static Status read_config(Reader *r, ModelConfig *c) {
 }
 
 Status hf_config_read(ModelConfig *out, json_t **ignored, const char *path) {
-    Reader r = {.path = path};
-    Status status = read_config(&r, out);
+    Reader r = {.path = path, .json = json_object(), .left = json_object()};
+    json_t *json = NULL;
+    Status status = read_config(&r, &json, out);
+    json_decref(json);
     json_decref(r.json);
     *ignored = r.left;
     if (status == OK) return OK;
@@ -161,6 +344,8 @@ Status hf_config_read(ModelConfig *out, json_t **ignored, const char *path) {
     *ignored = NULL;
     return status;
 }
+
+// ---- floe's configuration
 
 // The shortest digits that read back as the same number, with a point: YAML takes 1e-05 for a text.
 static void number_text(double value, char *out, size_t size) {
@@ -170,77 +355,43 @@ static void number_text(double value, char *out, size_t size) {
 }
 
 char *hf_config_yaml(const ModelConfig *c) {
-    char *text = NULL, theta[40], eps[40];
+    const struct {
+        const char *key;
+        int value;
+    } sizes[] = {
+        {"layers", c->layers},         {"hidden", c->hidden},       {"heads", c->heads},
+        {"kv_heads", c->kv_heads},     {"head_dim", c->head_dim},   {"vocab", c->vocab},
+        {"dense_ffn", c->dense_ffn},   {"experts", c->experts},     {"top_k", c->top_k},
+        {"expert_ffn", c->expert_ffn}, {"moe_every", c->moe_every}, {"shared_experts", c->shared_experts}};
+    const struct {
+        const char *key;
+        double value;
+    } numbers[] = {{"rope_theta", c->rope_theta},    {"norm_eps", c->norm_eps},
+                   {"clip_qkv", c->clip_qkv},        {"attn_softcap", c->attn_softcap},
+                   {"attn_scale", c->attn_scale},    {"embed_scale", c->embed_scale},
+                   {"output_scale", c->output_scale}};
+    static const char *const norms[] = {"rms", "layer"}, *const inputs[] = {"layer_input", "attention"},
+                             *const activations[] = {"silu", "gelu_tanh"},
+                             *const scores[] = {"softmax", "sigmoid"},
+                             *const normalize[] = {"never", "several", "always"};
+    char *text = NULL;
     size_t bytes;
     FILE *out = open_memstream(&text, &bytes);
     REQUIRE(out, "out of memory");
-    number_text(c->rope_theta, theta, sizeof theta);
-    number_text(c->norm_eps, eps, sizeof eps);
-    fprintf(
-        out,
-        "model:\n  arch: arctic\n  layers: %d\n  hidden: %d\n  heads: %d\n  kv_heads: %d\n  head_dim: %d\n",
-        c->layers, c->hidden, c->heads, c->kv_heads, c->head_dim);
+    fprintf(out, "model:\n  arch: %s\n", arch_name(c->arch));
+    for (size_t i = 0; i < sizeof sizes / sizeof *sizes; i++)
+        fprintf(out, "  %s: %d\n", sizes[i].key, sizes[i].value);
+    for (size_t i = 0; i < sizeof numbers / sizeof *numbers; i++) {
+        char number[40];
+        number_text(numbers[i].value, number, sizeof number);
+        fprintf(out, "  %s: %s\n", numbers[i].key, number);
+    }
     fprintf(out,
-            "  vocab: %d\n  dense_ffn: %d\n  experts: %d\n  top_k: %d\n  expert_ffn: %d\n  moe_every: %d\n",
-            c->vocab, c->dense_ffn, c->experts, c->top_k, c->expert_ffn, c->moe_every);
-    fprintf(out, "  rope_theta: %s\n  norm_eps: %s\n  tie_embeddings: %s\n", theta, eps,
-            c->tie_embeddings ? "true" : "false");
+            "  tie_embeddings: %s\n  norm: %s\n  sandwich_norms: %s\n  moe_input: %s\n  activation: %s\n",
+            c->tie_embeddings ? "true" : "false", norms[c->norm], c->sandwich_norms ? "true" : "false",
+            inputs[c->moe_input], activations[c->activation]);
+    fprintf(out, "  router:\n    scores: %s\n    normalize: %s\n", scores[c->router.scores],
+            normalize[c->router.normalize]);
     REQUIRE(fclose(out) == 0, "out of memory");
     return text;
-}
-
-// ---- names
-
-typedef struct {
-    const char *name, *file;
-} NamePair;
-
-static const NamePair top_names[] = {
-    {"embed", "model.embed_tokens.weight"}, {"final_norm", "model.norm.weight"}, {"head", "lm_head.weight"}};
-
-static const NamePair layer_names[] = {
-    {"attn_norm", "input_layernorm.weight"},   {"attn.q", "self_attn.q_proj.weight"},
-    {"attn.k", "self_attn.k_proj.weight"},     {"attn.v", "self_attn.v_proj.weight"},
-    {"attn.o", "self_attn.o_proj.weight"},     {"moe_norm", "post_attention_layernorm.weight"},
-    {"router", "block_sparse_moe.gate.weight"}};
-
-static const NamePair residual_names[] = {{"dense_norm", "residual_layernorm.weight"},
-                                          {"dense.gate", "residual_mlp.w1.weight"},
-                                          {"dense.up", "residual_mlp.w3.weight"},
-                                          {"dense.down", "residual_mlp.w2.weight"}};
-
-// Of a layer without experts.
-static const NamePair plain_names[] = {{"dense_norm", "post_attention_layernorm.weight"},
-                                       {"dense.gate", "block_sparse_moe.mlp.w1.weight"},
-                                       {"dense.up", "block_sparse_moe.mlp.w3.weight"},
-                                       {"dense.down", "block_sparse_moe.mlp.w2.weight"}};
-
-static const char *lookup(const NamePair *pairs, size_t count, const char *name) {
-    for (size_t i = 0; i < count; i++)
-        if (!strcmp(pairs[i].name, name)) return pairs[i].file;
-    return NULL;
-}
-#define LOOKUP(pairs, name) lookup(pairs, sizeof(pairs) / sizeof *(pairs), name)
-
-void hf_tensor_name(const ModelConfig *config, const char *name, char *out, size_t size) {
-    int layer, expert, rest = 0;
-    char role[16];
-    const char *file = LOOKUP(top_names, name);
-    if (file) {
-        snprintf(out, size, "%s", file);
-        return;
-    }
-    REQUIRE(sscanf(name, "layers.%d.%n", &layer, &rest) == 1 && rest, "weight %s is not Arctic's", name);
-    if (sscanf(name + rest, "experts.%d.%15s", &expert, role) == 2) {
-        const char *matrix = !strcmp(role, "gate") ? "w1" : !strcmp(role, "up") ? "w3" : "w2";
-        snprintf(out, size, "model.layers.%d.block_sparse_moe.experts.%d.%s.weight", layer, expert, matrix);
-        return;
-    }
-    file = LOOKUP(layer_names, name + rest);
-    if (!file && model_layer_has_experts(config, layer))
-        file = LOOKUP(residual_names, name + rest);
-    else if (!file)
-        file = LOOKUP(plain_names, name + rest);
-    REQUIRE(file, "weight %s is not Arctic's", name);
-    snprintf(out, size, "model.layers.%d.%s", layer, file);
 }

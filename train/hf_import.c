@@ -1,163 +1,232 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "train/hf_import.h"
 #include "core/log.h"
-#include "core/safetensors.h"
 #include "train/checkpoint_internal.h"
 #include "train/hf_config.h"
+#include "train/hf_source.h"
 #include <math.h>
 #include <stdlib.h>
 #include <string.h>
-#include <unistd.h>
 
 static const int64_t default_part_bytes = (int64_t)256 << 20;
+enum { COMPARED = 1 << 20 }; // elements at a time
 
 typedef struct {
-    const char *name;
-    int file, index;
-    bool used;
-} Found;
-
-typedef struct {
-    const char *dir;
-    ModelConfig config;
-    ParamTable params;
-    Safetensors **file;
-    char **file_name;
-    int files;
-    Found *found; // every tensor of every file, sorted by name
-    int found_count;
-    int *source; // for each weight, its place in found
-    int problems;
+    const HfImportOptions *options;
+    HfSource source;
+    ModelConfig config, file_config; // of the checkpoint; as config.json has it
+    ParamTable params, file_params;  // the same weights in the same order; shapes differ where heads collapse
+    HfTensor **tensor;               // of each weight
     Part part;
     json_t *files_json;
-    int64_t bytes;
+    int64_t done, total, bytes; // elements copied, and to copy; bytes written
+    int not_finite;             // weights
 } Import;
 
-#define PROBLEM(import, ...) (log_rank0(LOG_ERROR, __VA_ARGS__), (import)->problems++)
-
-// ---- the files
-
-static Status open_file(Import *im, const char *name) {
-    char path[FILE_PATH_BYTES];
-    for (int i = 0; i < im->files; i++)
-        if (!strcmp(im->file_name[i], name)) return OK;
-    if (strchr(name, '/'))
-        FAIL(ERR_DATA, "%s: the index names a file outside the folder: %.200s", im->dir, name);
-    im->file = realloc(im->file, (size_t)(im->files + 1) * sizeof *im->file);
-    im->file_name = realloc(im->file_name, (size_t)(im->files + 1) * sizeof *im->file_name);
-    REQUIRE(im->file && im->file_name, "out of memory: %d files", im->files);
-    snprintf(path, sizeof path, "%s/%s", im->dir, name);
-    TRY(safetensors_open(&im->file[im->files], path));
-    im->file_name[im->files++] = strdup(name);
-    return OK;
-}
-
-static Status open_listed(Import *im, const char *index_path, json_t *index) {
-    json_t *map = json_object_get(index, "weight_map"), *value;
-    const char *tensor;
-    if (!json_is_object(map)) FAIL(ERR_DATA, "%s: has no weight_map", index_path);
-    json_object_foreach(map, tensor, value) {
-        if (!json_is_string(value))
-            FAIL(ERR_DATA, "%s: the file of %.200s is not a text", index_path, tensor);
-        TRY(open_file(im, json_string_value(value)));
-    }
-    return OK;
-}
-
-static Status open_shards(Import *im, const char *index_path) {
-    char *text;
-    size_t bytes;
-    json_error_t error;
-    TRY(file_read_all(index_path, &text, &bytes));
-    json_t *index = json_loadb(text, bytes, JSON_REJECT_DUPLICATES, &error);
-    free(text);
-    if (!index) FAIL(ERR_DATA, "%s:%d: %s", index_path, error.line, error.text);
-    Status status = open_listed(im, index_path, index);
-    json_decref(index);
-    return status;
-}
-
-static Status open_files(Import *im) {
-    char single[FILE_PATH_BYTES], index[FILE_PATH_BYTES];
-    int has_single, has_index;
-    snprintf(single, sizeof single, "%s/model.safetensors", im->dir);
-    snprintf(index, sizeof index, "%s/model.safetensors.index.json", im->dir);
-    TRY(file_exists(single, &has_single));
-    TRY(file_exists(index, &has_index));
-    if (has_single) return open_file(im, "model.safetensors");
-    if (has_index) return open_shards(im, index);
-    FAIL(ERR_DATA, "%s: has neither model.safetensors nor model.safetensors.index.json", im->dir);
-}
+#define PROBLEM(import, ...) (log_rank0(LOG_ERROR, __VA_ARGS__), (import)->source.problems++)
 
 // ---- which tensor is which
 
-static int found_order(const void *a, const void *b) {
-    return strcmp(((const Found *)a)->name, ((const Found *)b)->name);
+static void shape_text(char *out, size_t size, int dims, const int64_t dim[]) {
+    int at = snprintf(out, size, "[");
+    for (int i = 0; i < dims; i++)
+        at += snprintf(out + at, size - (size_t)at, "%s%ld", i ? ", " : "", (long)dim[i]);
+    snprintf(out + at, size - (size_t)at, "]");
 }
 
-static void list_tensors(Import *im) {
-    int total = 0;
-    for (int f = 0; f < im->files; f++) total += safetensors_count(im->file[f]);
-    im->found = calloc((size_t)total + 1, sizeof *im->found);
-    REQUIRE(im->found, "out of memory: %d tensors", total);
-    for (int f = 0; f < im->files; f++)
-        for (int i = 0; i < safetensors_count(im->file[f]); i++)
-            im->found[im->found_count++] =
-                (Found){.name = safetensors_tensor(im->file[f], i)->name, .file = f, .index = i};
-    qsort(im->found, (size_t)total, sizeof *im->found, found_order);
-    for (int i = 1; i < total; i++)
-        if (!strcmp(im->found[i - 1].name, im->found[i].name))
-            PROBLEM(im, "%s: %s is in %s and in %s", im->dir, im->found[i].name,
-                    im->file_name[im->found[i - 1].file], im->file_name[im->found[i].file]);
-}
-
-static void match_shape(Import *im, const Param *p, const SafeTensor *t) {
-    bool same = t->dims == p->dims;
-    for (int i = 0; same && i < p->dims; i++) same = t->dim[i] == p->dim[i];
-    char is[160] = "";
-    for (int i = 0, at = 0; i < t->dims; i++)
-        at += snprintf(is + at, sizeof is - (size_t)at, "%s%ld", i ? ", " : "", (long)t->dim[i]);
-    if (!same && p->dims == 2)
-        PROBLEM(im, "%s: %s is [%s], config.json makes it [%ld, %ld]", im->dir, t->name, is, (long)p->dim[0],
-                (long)p->dim[1]);
-    if (!same && p->dims == 1)
-        PROBLEM(im, "%s: %s is [%s], config.json makes it [%ld]", im->dir, t->name, is, (long)p->dim[0]);
+static void match_shape(Import *im, int dims, const int64_t dim[], const SafeTensor *t) {
+    bool same = t->dims == dims;
+    for (int i = 0; same && i < dims; i++) same = t->dim[i] == dim[i];
+    if (!same) {
+        char is[192], wanted[192];
+        shape_text(is, sizeof is, t->dims, t->dim);
+        shape_text(wanted, sizeof wanted, dims, dim);
+        PROBLEM(im, "%s: %s is %s, config.json makes it %s", im->source.dir, t->name, is, wanted);
+    }
     if (!safetensors_converts(t))
-        PROBLEM(im, "%s: %s is %s; F32, BF16 and F16 are read", im->dir, t->name, t->dtype);
+        PROBLEM(im, "%s: %s is %s; F32, BF16 and F16 are read: convert the file", im->source.dir, t->name,
+                t->dtype);
+}
+
+static void match_weight(Import *im, int weight) {
+    HfPlace place;
+    hf_place(&im->file_config, &im->file_params.param[weight], &place);
+    HfTensor *t = hf_source_find(&im->source, place.tensor);
+    im->tensor[weight] = t;
+    if (t && !t->used) match_shape(im, place.dims, place.dim, hf_source_tensor(&im->source, t));
+    if (t) t->used = true;
+    // Once for a tensor of several weights; what the index promised has been named already.
+    bool named = place.first_row > 0 || json_object_get(im->source.weight_map, place.tensor);
+    if (!t && !named) PROBLEM(im, "%s: %s is missing", im->source.dir, place.tensor);
 }
 
 // A file may repeat the embedding of a tied model under the output matrix's name.
-static bool is_tied_copy(const Import *im, const Found *f) {
-    return im->config.tie_embeddings && !strcmp(f->name, "lm_head.weight");
+static Status check_tied_copy(Import *im, HfTensor *copy) {
+    const HfTensor *embed = im->tensor[params_find(&im->params, "embed")];
+    const Param *p = &im->params.param[params_find(&im->params, "embed")];
+    int problems = im->source.problems;
+    copy->used = true;
+    match_shape(im, p->dims, p->dim, hf_source_tensor(&im->source, copy));
+    if (!embed || im->source.problems > problems) return OK;
+    HfPlace whole = {.dims = p->dims, .dim = {p->dim[0], p->dim[1]}};
+    float *a = malloc(2 * sizeof(float) * COMPARED), *b = a + COMPARED;
+    REQUIRE(a, "out of memory: %d elements", 2 * COMPARED);
+    Status status = OK;
+    for (int64_t at = 0, n; status == OK && at < param_size(p); at += n) {
+        n = param_size(p) - at < COMPARED ? param_size(p) - at : COMPARED;
+        status = hf_source_read(&im->source, embed, &whole, p->dim[1], at, n, a);
+        if (status == OK) status = hf_source_read(&im->source, copy, &whole, p->dim[1], at, n, b);
+        if (status != OK || !memcmp(a, b, (size_t)n * sizeof *a)) continue;
+        PROBLEM(im, "%s: %s differs from %s, but config.json has tie_word_embeddings = true", im->source.dir,
+                copy->name, embed->name);
+        break;
+    }
+    free(a);
+    return status;
+}
+
+// Old Llama files hold what follows from rope_theta.
+static bool is_rotary_buffer(const char *name) {
+    static const char end[] = ".rotary_emb.inv_freq";
+    size_t length = strlen(name);
+    return length > sizeof end && !strcmp(name + length - (sizeof end - 1), end);
+}
+
+static Status match_surplus(Import *im) {
+    int buffers = 0;
+    for (int i = 0; i < im->source.tensors; i++) {
+        HfTensor *t = &im->source.tensor[i];
+        if (t->used) continue;
+        if (im->config.tie_embeddings && !strcmp(t->name, "lm_head.weight"))
+            TRY(check_tied_copy(im, t));
+        else if (is_rotary_buffer(t->name))
+            buffers++;
+        else
+            PROBLEM(im, "%s: %.200s, in %s, belongs to no part of the model that config.json describes",
+                    im->source.dir, t->name, im->source.file_name[t->file]);
+    }
+    if (buffers)
+        log_rank0(LOG_INFO, "ignored in %s: %d tensors ….rotary_emb.inv_freq, which follow from rope_theta",
+                  im->source.dir, buffers);
+    return OK;
 }
 
 static Status match_tensors(Import *im) {
-    list_tensors(im);
-    im->source = calloc((size_t)im->params.count, sizeof *im->source);
-    REQUIRE(im->source, "out of memory: %d tensors", im->params.count);
-    for (int i = 0; i < im->params.count; i++) {
-        char name[128];
-        hf_tensor_name(&im->config, im->params.param[i].name, name, sizeof name);
-        Found *f =
-            bsearch(&(Found){.name = name}, im->found, (size_t)im->found_count, sizeof *f, found_order);
-        if (!f) {
-            PROBLEM(im, "%s: %s is missing", im->dir, name);
-            continue;
+    im->tensor = calloc((size_t)im->params.count, sizeof *im->tensor);
+    REQUIRE(im->tensor, "out of memory: %d tensors", im->params.count);
+    for (int i = 0; i < im->params.count; i++) match_weight(im, i);
+    TRY(match_surplus(im));
+    if (im->source.problems)
+        FAIL(ERR_DATA, "%s: %d of its tensors do not fit; nothing was written", im->source.dir,
+             im->source.problems);
+    return OK;
+}
+
+// ---- equal copies of key/value heads (Arctic's first upload)
+
+// Whether a head of a k or v matrix is bit by bit the one before it. buffer: room for two heads.
+static Status equals_previous(const Import *im, int weight, int head, float *buffer, bool *equal) {
+    const Param *p = &im->file_params.param[weight];
+    int64_t n = im->file_config.head_dim * p->dim[1];
+    HfPlace place;
+    hf_place(&im->file_config, p, &place);
+    TRY(hf_source_read(&im->source, im->tensor[weight], &place, p->dim[1], (head - 1) * n, 2 * n, buffer));
+    *equal = !memcmp(buffer, buffer + n, (size_t)n * sizeof *buffer);
+    return OK;
+}
+
+// differs[head]: the head is another than the one before it in k or v of the layer.
+static Status compare_heads(const Import *im, int layer, float *buffer, bool *differs) {
+    for (int k = 0; k < 2; k++) {
+        char name[PARAM_NAME_BYTES];
+        snprintf(name, sizeof name, "layers.%d.attn.%c", layer, "kv"[k]);
+        int weight = params_find(&im->file_params, name);
+        for (int head = 1; head < im->file_config.heads; head++) {
+            bool equal = false;
+            TRY(equals_previous(im, weight, head, buffer, &equal));
+            differs[head] |= !equal;
+            if (equal || !im->options->collapse_kv ||
+                head % (im->file_config.heads / im->config.kv_heads) == 0)
+                continue;
+            FAIL(ERR_DATA,
+                 "%s: %s: head %d is not equal to head %d, so its %d heads are not %d copied %d times; "
+                 "import it "
+                 "without --collapse-kv",
+                 im->source.dir, im->tensor[weight]->name, head, head - 1, im->file_config.heads,
+                 im->config.kv_heads, im->file_config.heads / im->config.kv_heads);
         }
-        f->used = true;
-        im->source[i] = (int)(f - im->found);
-        match_shape(im, &im->params.param[i], safetensors_tensor(im->file[f->file], f->index));
     }
-    for (int i = 0; i < im->found_count; i++)
-        if (!im->found[i].used && !is_tied_copy(im, &im->found[i]))
-            PROBLEM(im, "%s: %.200s, in %s, belongs to no part of the model that config.json describes",
-                    im->dir, im->found[i].name, im->file_name[im->found[i].file]);
-    if (im->problems)
-        FAIL(ERR_DATA, "%s: %d of its tensors do not fit; nothing was written", im->dir, im->problems);
+    return OK;
+}
+
+static void note_copies(const Import *im, const bool *differs) {
+    int heads = im->file_config.heads;
+    for (int kv = 1; kv < heads; kv++) {
+        bool copies = heads % kv == 0;
+        for (int head = 1; copies && head < heads; head++)
+            copies = head % (heads / kv) == 0 || !differs[head];
+        if (!copies) continue;
+        log_rank0(
+            LOG_INFO,
+            "%s: the %d key/value heads of layer 0 are %d, copied %d times each: with --collapse-kv %d the "
+            "checkpoint holds one of each and computes the same",
+            im->source.dir, heads, kv, heads / kv, kv);
+        return;
+    }
+}
+
+static Status check_copies(const Import *im) {
+    int heads = im->file_config.heads, collapse = im->options->collapse_kv;
+    if (im->config.arch != ARCH_ARCTIC || im->file_config.kv_heads != heads) return OK;
+    int64_t head = (int64_t)im->file_config.head_dim * im->file_config.hidden;
+    float *buffer = malloc(2 * (size_t)head * sizeof *buffer);
+    bool *differs = calloc((size_t)heads, sizeof *differs);
+    REQUIRE(buffer && differs, "out of memory: %ld elements", (long)(2 * head));
+    Status status = OK;
+    for (int layer = 0; status == OK && layer < (collapse ? im->config.layers : 1); layer++) {
+        status = watch_step(&im->options->watch, 0, im->total);
+        if (status == OK) status = compare_heads(im, layer, buffer, differs);
+    }
+    if (status == OK && !collapse) note_copies(im, differs);
+    free(buffer);
+    free(differs);
+    return status;
+}
+
+static Status collapse_config(Import *im) {
+    int kv = im->options->collapse_kv, heads = im->file_config.heads;
+    im->config = im->file_config;
+    if (!kv) return OK;
+    if (im->config.arch != ARCH_ARCTIC || im->file_config.kv_heads != heads)
+        FAIL(ERR_CONFIG,
+             "--collapse-kv %d is for Arctic's first upload, which has as many key/value heads as heads; %s "
+             "is %s's, "
+             "with %d for %d",
+             kv, im->source.dir, arch_name(im->config.arch), im->file_config.kv_heads, heads);
+    if (kv < 1 || heads % kv) FAIL(ERR_CONFIG, "--collapse-kv %d does not divide the %d heads", kv, heads);
+    im->config.kv_heads = kv;
     return OK;
 }
 
 // ---- the checkpoint
+
+// Elements [first, first + count) of a weight of the checkpoint.
+static Status read_weight(const Import *im, int weight, int64_t first, int64_t count, float *out) {
+    const Param *p = &im->params.param[weight], *whole = &im->file_params.param[weight];
+    int64_t columns = p->dims == 2 ? p->dim[1] : 1, copies = whole->dim[0] / p->dim[0];
+    HfPlace place;
+    hf_place(&im->file_config, whole, &place);
+    if (copies == 1)
+        return hf_source_read(&im->source, im->tensor[weight], &place, columns, first, count, out);
+    int64_t head = im->config.head_dim * columns; // the first of its copies
+    for (int64_t done = 0, n; done < count; done += n) {
+        int64_t number = (first + done) / head, within = (first + done) % head;
+        n = head - within < count - done ? head - within : count - done;
+        TRY(hf_source_read(&im->source, im->tensor[weight], &place, columns, number * copies * head + within,
+                           n, out + done));
+    }
+    return OK;
+}
 
 static Status flush(Import *im, const char *tmp) {
     char name[80];
@@ -172,36 +241,40 @@ static Status flush(Import *im, const char *tmp) {
     return OK;
 }
 
-static Status copy_tensor(Import *im, int param, const char *tmp) {
-    const Param *p = &im->params.param[param];
-    const Found *f = &im->found[im->source[param]];
+// Once a weight is not finite the others are read only to name those that are not, either.
+static Status copy_weight(Import *im, int weight, const char *tmp) {
+    const Param *p = &im->params.param[weight];
     int64_t size = param_size(p), not_finite = 0;
     for (int64_t done = 0, n; done < size; done += n) {
-        if (im->part.elements == im->part.capacity) TRY(flush(im, tmp));
+        TRY(watch_step(&im->options->watch, 4 * im->done, 4 * im->total));
+        if (im->part.elements == im->part.capacity && !im->not_finite) TRY(flush(im, tmp));
+        if (im->not_finite) part_clear(&im->part);
         n = im->part.capacity - im->part.elements;
         if (n > size - done) n = size - done;
-        int64_t pos = part_add(&im->part, p->name, p->dims, p->dim, done, n);
-        float *to = im->part.state[STATE_MASTER] + pos;
-        TRY(safetensors_read_f32(im->file[f->file], f->index, done, n, to));
+        float *to = im->part.state[STATE_MASTER] + part_add(&im->part, p->name, p->dims, p->dim, done, n);
+        TRY(read_weight(im, weight, done, n, to));
         for (int64_t i = 0; i < n; i++) not_finite += !isfinite(to[i]);
+        im->done += n;
     }
-    if (not_finite)
-        log_rank0(LOG_WARN, "%s: %s holds %ld values that are NaN or infinite", im->dir, f->name,
-                  (long)not_finite);
+    if (!not_finite) return OK;
+    const HfTensor *t = im->tensor[weight];
+    log_rank0(LOG_ERROR, "%s/%s: %s: %ld of the %ld values of %s are NaN or infinite", im->source.dir,
+              im->source.file_name[t->file], t->name, (long)not_finite, (long)size, p->name);
+    im->not_finite++;
     return OK;
 }
 
 static json_t *make_record(const Import *im) {
     char *yaml = hf_config_yaml(&im->config);
-    json_t *record =
-        json_pack("{s:i, s:i, s:s, s:s}", "step", 0, "tokens", 0, "config", yaml, "imported_from", im->dir);
+    json_t *record = json_pack("{s:i, s:i, s:s, s:s}", "step", 0, "tokens", 0, "config", yaml,
+                               "imported_from", im->source.dir);
     free(yaml);
     return record;
 }
 
-static Status commit(Import *im, const char *tmp, const char *dir) {
+static Status commit(Import *im, const NewFolder *folder) {
     json_t *record = make_record(im), *tensors = json_array();
-    if (!record) FAIL(ERR_CONFIG, "%s: the path is not UTF-8", im->dir);
+    if (!record) FAIL(ERR_CONFIG, "%s: the path is not UTF-8", im->source.dir);
     for (int i = 0; i < im->params.count; i++) {
         const Param *p = &im->params.param[i];
         json_array_append_new(tensors, manifest_tensor(p->name, p->dims, p->dim));
@@ -210,37 +283,24 @@ static Status commit(Import *im, const char *tmp, const char *dir) {
     char *text = NULL;
     size_t bytes;
     Status status = manifest_text(&content, &text, &bytes);
-    if (status == OK) status = folder_commit(tmp, dir, text, bytes);
+    if (status == OK) status = watch_step(&im->options->watch, 4 * im->done, 4 * im->total);
+    if (status == OK) status = folder_commit(folder->tmp, folder->path, text, bytes);
     free(text);
     json_decref(record);
     json_decref(tensors);
     return status;
 }
 
-static Status write_files(Import *im, const char *tmp, const char *dir) {
-    TRY(file_make_folders(tmp));
-    for (int i = 0; i < im->params.count; i++) TRY(copy_tensor(im, i, tmp));
-    if (im->part.elements) TRY(flush(im, tmp));
-    return commit(im, tmp, dir);
-}
-
-// Written under another name beside the folder, which then takes its name.
-static Status write_checkpoint(Import *im, const char *dir, int64_t part_bytes) {
-    char path[FILE_PATH_BYTES], tmp[FILE_PATH_BYTES + 64];
-    size_t length = strlen(dir);
-    while (length > 1 && dir[length - 1] == '/') length--;
-    snprintf(path, sizeof path, "%.*s", (int)length, dir);
-    const char *slash = strrchr(path, '/');
-    int folder = slash ? (int)(slash - path) + 1 : 0;
-    snprintf(tmp, sizeof tmp, "%.*s.tmp-%s.%lx", folder, path, path + folder, (long)getpid());
-    im->part = part_create(1, part_bytes > 4 ? part_bytes / 4 : default_part_bytes / 4);
+static Status write_files(Import *im, const NewFolder *folder) {
+    int64_t part_bytes = im->options->part_bytes > 4 ? im->options->part_bytes : default_part_bytes;
+    im->part = part_create(1, part_bytes / 4);
     im->files_json = json_array();
-    Status status = write_files(im, tmp, path);
-    if (status == OK) return OK;
-    char reason[1024];
-    snprintf(reason, sizeof reason, "%s", status_text());
-    if (file_remove_tree(tmp) != OK) log_rank0(LOG_WARN, "%s", status_text());
-    FAIL(status, "%s was not written: %s", dir, reason);
+    for (int i = 0; i < im->params.count; i++) TRY(copy_weight(im, i, folder->tmp));
+    if (im->not_finite)
+        FAIL(ERR_DATA, "%s: %d of its weights are not finite; fetch its files again, or choose a sound model",
+             im->source.dir, im->not_finite);
+    if (im->part.elements) TRY(flush(im, folder->tmp));
+    return commit(im, folder);
 }
 
 static void print_ignored(const char *path, const json_t *ignored) {
@@ -249,37 +309,44 @@ static void print_ignored(const char *path, const json_t *ignored) {
     free(text);
 }
 
-static Status import(Import *im, const char *dir, int64_t part_bytes) {
+static Status read_folder(Import *im, const char *hf_dir) {
     char path[FILE_PATH_BYTES];
     json_t *ignored;
+    im->source.dir = hf_dir;
+    snprintf(path, sizeof path, "%s/config.json", hf_dir);
+    TRY(hf_config_read(&im->file_config, &ignored, path));
+    print_ignored(path, ignored);
+    json_decref(ignored);
+    TRY(collapse_config(im));
+    model_describe(&im->config, 0, im->config.experts, &im->params);
+    model_describe(&im->file_config, 0, im->config.experts, &im->file_params);
+    for (int i = 0; i < im->params.count; i++) im->total += param_size(&im->params.param[i]);
+    TRY(hf_source_open(&im->source, hf_dir));
+    TRY(match_tensors(im));
+    return check_copies(im);
+}
+
+static Status import(Import *im, const char *hf_dir, const char *dir) {
+    NewFolder folder;
     int exists;
     TRY(file_exists(dir, &exists));
     if (exists) FAIL(ERR_CONFIG, "%s: is there already; choose another -o", dir);
-    snprintf(path, sizeof path, "%s/config.json", im->dir);
-    TRY(hf_config_read(&im->config, &ignored, path));
-    print_ignored(path, ignored);
-    json_decref(ignored);
-    model_describe(&im->config, 0, im->config.experts, &im->params);
-    TRY(open_files(im));
-    TRY(match_tensors(im));
-    return write_checkpoint(im, dir, part_bytes);
+    TRY(read_folder(im, hf_dir));
+    TRY(new_folder_begin(&folder, dir));
+    Status status = write_files(im, &folder);
+    return status == OK ? OK : new_folder_abandon(&folder, status);
 }
 
-Status hf_import(const char *hf_dir, const char *dir, int64_t part_bytes, HfImportReport *report) {
-    Import im = {.dir = hf_dir};
-    Status status = import(&im, dir, part_bytes);
-    *report = (HfImportReport){.tensors = im.params.count, .bytes = im.bytes};
-    for (int i = 0; i < im.params.count; i++) report->parameters += param_size(&im.params.param[i]);
-    for (int i = 0; i < im.files; i++) {
-        safetensors_close(im.file[i]);
-        free(im.file_name[i]);
-    }
-    free(im.file);
-    free(im.file_name);
-    free(im.found);
-    free(im.source);
+Status hf_import(const char *hf_dir, const char *dir, const HfImportOptions *options,
+                 HfImportReport *report) {
+    Import im = {.options = options};
+    Status status = import(&im, hf_dir, dir);
+    *report = (HfImportReport){.tensors = im.params.count, .parameters = im.total, .bytes = im.bytes};
+    hf_source_close(&im.source);
+    free(im.tensor);
     part_free(&im.part);
     json_decref(im.files_json);
     params_free(&im.params);
+    params_free(&im.file_params);
     return status;
 }
