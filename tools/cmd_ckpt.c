@@ -2,6 +2,7 @@
 #include "tools/cmd_ckpt.h"
 #include "core/file.h"
 #include "tools/commands.h"
+#include "tools/watch.h"
 #include "train/checkpoint.h"
 #include "train/format.h"
 #include "train/hf_import.h"
@@ -18,7 +19,40 @@ static const CliOption import_options[] = {{.name = "output",
                                             .kind = CLI_TEXT,
                                             .argument = "CKPT",
                                             .meaning = "the new checkpoint's folder"},
+                                           {.name = "collapse-kv",
+                                            .kind = CLI_INTEGER,
+                                            .argument = "N",
+                                            .meaning = "of Arctic's first upload: keep N key/value heads, where "
+                                                       "the others are equal copies"},
                                            {0}};
+
+static const CliOption export_options[] = {
+    {.name = "output", .letter = 'o', .kind = CLI_TEXT, .argument = "HF_DIR", .meaning = "the new folder"},
+    {.name = "dtype",
+     .kind = CLI_CHOICE,
+     .argument = "bf16|f32",
+     .meaning = "number format of the files (default bf16: rounded to nearest, ties to even)"},
+    {.name = "shard-size",
+     .kind = CLI_TEXT,
+     .argument = "SIZE",
+     .meaning = "largest file: 5GB, 500MB, 2GiB (default 5GB)"},
+    {0}};
+static const CliOption upcycle_options[] = {
+    {.name = "experts", .kind = CLI_INTEGER, .argument = "N", .meaning = "experts of each layer"},
+    {.name = "top-k", .kind = CLI_INTEGER, .argument = "K", .meaning = "experts that a token goes to"},
+    {.name = "noise",
+     .kind = CLI_NUMBER,
+     .argument = "S",
+     .meaning = "adds noise of S standard deviations of the dense matrix to each expert's copy (default 0)"},
+    {.name = "dense-residual",
+     .kind = CLI_FLAG,
+     .meaning = "keeps the dense FFN, beside experts whose down matrix begins at 0"},
+    {.name = "output",
+     .letter = 'o',
+     .kind = CLI_TEXT,
+     .argument = "CKPT",
+     .meaning = "the new checkpoint's folder"},
+    {0}};
 
 const CliCommand cli_ckpt[] = {
     {.name = "ckpt ls",
@@ -49,20 +83,47 @@ const CliCommand cli_ckpt[] = {
      .most = 2},
     {.name = "ckpt import",
      .usage = "HF_DIR -o CKPT",
-     .meaning = "make a checkpoint of weights from an Arctic model's Hugging Face folder",
+     .meaning = "make a checkpoint of weights from a Hugging Face folder",
      .details = "HF_DIR holds config.json and model.safetensors, or its shards and "
                 "model.safetensors.index.json, in F32,\n"
-                "BF16 or F16. Shape and mathematics are taken; what is ignored is printed. Train from the "
-                "result with\n"
-                "train.init_from=CKPT, or use it with floe eval and floe generate.",
+                "BF16 or F16, of an Arctic, Mixtral, DBRX, Grok-1 or Llama model. Shape and mathematics are "
+                "taken; what\n"
+                "is ignored is printed. Train from the result with train.init_from=CKPT, or use it with floe "
+                "eval and\n"
+                "floe generate.",
      .option = import_options,
+     .least = 1,
+     .most = 1},
+    {.name = "ckpt export",
+     .usage = "CKPT|RUN[@STEP] -o HF_DIR",
+     .meaning = "write a checkpoint's weights as a Hugging Face folder",
+     .details =
+         "HF_DIR gets config.json and model.safetensors, or shards and model.safetensors.index.json, as the "
+         "class of the\n"
+         "model's family reads them (model.arch). A model that those files cannot hold is refused.",
+     .option = export_options,
+     .least = 1,
+     .most = 1},
+    {.name = "ckpt upcycle",
+     .usage = "CKPT|RUN[@STEP] --experts N --top-k K -o CKPT",
+     .meaning = "make a starting point with experts from a dense model",
+     .details =
+         "Every expert of a layer is a copy of the dense FFN and the weights of a token's experts sum to 1: "
+         "without\n"
+         "--noise the new model computes what the dense one does. With --dense-residual the dense FFN stays "
+         "and\n"
+         "experts, whose output is 0 at first, are added to it; that too computes the same, with noise as "
+         "well.\n"
+         "Router weights are N(0, 0.02^2), from the checkpoint's train.seed. Train on with "
+         "train.init_from=CKPT.",
+     .option = upcycle_options,
      .least = 1,
      .most = 1},
     {0}};
 
 int command_ckpt(int argc, char **argv) {
-    static int (*const part[])(const CliArgs *) = {ckpt_list, ckpt_inspect, ckpt_verify, ckpt_diff,
-                                                   ckpt_import};
+    static int (*const part[])(const CliArgs *) = {ckpt_list,   ckpt_inspect, ckpt_verify, ckpt_diff,
+                                                   ckpt_import, ckpt_export,  ckpt_upcycle};
     CliArgs args;
     int exit_code;
     const CliCommand *command = cli_choose(argc, argv, cli_ckpt, &exit_code);
@@ -74,10 +135,14 @@ int command_ckpt(int argc, char **argv) {
 
 int ckpt_import(const CliArgs *args) {
     const char *dir = cli_text(args, "output");
+    int64_t collapse = cli_integer(args, "collapse-kv", 0);
     HfImportReport report;
     if (!dir) return cli_misuse(args->command, "-o CKPT is missing");
-    Status status = hf_import(args->argument[0], dir, 0, &report);
-    if (status != OK) return cli_failure(status);
+    if (collapse < 0 || collapse > INT32_MAX)
+        return cli_misuse(args->command, "--collapse-kv takes a number of heads");
+    HfImportOptions options = {.collapse_kv = (int)collapse, .watch = watch_begin()};
+    int exit_code = watch_end(hf_import(args->argument[0], dir, &options, &report));
+    if (exit_code) return exit_code;
     printf("%s: %lld tensors, %s parameters, %s\n", dir, (long long)report.tensors,
            short_count((double)report.parameters).text, short_bytes((double)report.bytes).text);
     return OK;

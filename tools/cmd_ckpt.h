@@ -8,6 +8,8 @@ int ckpt_inspect(const CliArgs *args);
 int ckpt_verify(const CliArgs *args);
 int ckpt_diff(const CliArgs *args);
 int ckpt_import(const CliArgs *args);
+int ckpt_export(const CliArgs *args);
+int ckpt_upcycle(const CliArgs *args);
 
 // Folders of checkpoints at or below a path, in order of their names with numbers as numbers.
 typedef struct {

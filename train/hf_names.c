@@ -189,7 +189,7 @@ static Status check_experts(const ModelConfig *c, const ModelConfig *f) {
     // Arctic's parallel_attn_mlp_res decides both.
     MoeInput input = arctic && !c->dense_ffn ? MOE_READS_ATTENTION : f->moe_input;
     CANNOT(c, c->moe_input != input, "model.moe_input %s with model.dense_ffn = %d",
-           c->moe_input == MOE_READS_ATTENTION ? "attention" : "layer_input", c->dense_ffn);
+           c->moe_input == MOE_READS_ATTENTION ? "attention" : "layer", c->dense_ffn);
     return OK;
 }
 
