@@ -98,41 +98,55 @@ static Status check_data(const DataConfig *data, bool with_warnings) {
     return OK;
 }
 
-static ZeroBytes plan_bytes(const RunConfig *c, int ranks) {
+typedef struct {
+    ZeroBytes state;
+    ModelBytes model;
+    double total;
+} Plan; // bytes of a rank
+
+static Plan plan_of(const RunConfig *c, int ranks) {
     ParamTable params = {0};
+    ModelRun run = train_model_run(c);
     model_describe(&c->model, 0, c->model.experts / c->parallel.ep, &params);
-    ZeroBytes bytes = zero_plan_bytes(&params, c->parallel.zero, ranks, c->parallel.ep);
+    Plan plan = {.state = zero_plan_bytes(&params, c->parallel.zero, ranks, c->parallel.ep),
+                 .model = model_plan_bytes(&c->model, &run, c->parallel.ep)};
     params_free(&params);
-    return bytes;
+    plan.total = (double)plan.state.weights + (double)plan.state.grads + (double)plan.state.optimizer +
+                 (double)plan.state.staging + (double)plan.model.saved + (double)plan.model.working +
+                 (double)plan.model.tables;
+    return plan;
 }
 
 static void print_plan(const RunConfig *c, int ranks) {
     ModelSize size = model_size(&c->model, c->batch.seq_len);
-    ZeroBytes bytes = plan_bytes(c, ranks);
+    Plan plan = plan_of(c, ranks);
     printf("model     %s params (%s active)\n", short_count((double)size.total).text,
            short_count((double)size.active).text);
     printf("batch     %lld seqs x %lld tok on %d ranks, %lld steps = %s tokens\n",
            (long long)c->batch.sequences, (long long)c->batch.seq_len, ranks, (long long)c->train.steps,
            short_count((double)c->train.tokens).text);
-    printf("memory    weights %s, grads %s, optimizer %s, staging %s a rank, and activations\n",
-           short_bytes((double)bytes.weights).text, short_bytes((double)bytes.grads).text,
-           short_bytes((double)bytes.optimizer).text, short_bytes((double)bytes.staging).text);
+    printf("memory    %s a rank: weights %s, grads %s, optimizer %s, staging %s, activations %s, working %s, "
+           "tables %s\n",
+           short_bytes(plan.total).text, short_bytes((double)plan.state.weights).text,
+           short_bytes((double)plan.state.grads).text, short_bytes((double)plan.state.optimizer).text,
+           short_bytes((double)plan.state.staging).text, short_bytes((double)plan.model.saved).text,
+           short_bytes((double)plan.model.working).text, short_bytes((double)plan.model.tables).text);
     printf("dry run   nothing was started or written\n");
     fflush(stdout);
 }
 
-// Whether all ranks' states fit into this machine; ranks on other hosts cannot be judged from here.
+// Whether all that the ranks hold fits into this machine; ranks on other hosts cannot be judged from here.
 static Status check_fit(const RunConfig *c, int ranks) {
     if (getenv("FLOE_MPIRUN_ARGS")) return OK;
-    ZeroBytes bytes = plan_bytes(c, ranks);
-    double need = (double)ranks * (double)(bytes.weights + bytes.grads + bytes.optimizer + bytes.staging);
+    Plan plan = plan_of(c, ranks);
+    double need = (double)ranks * plan.total, kept = (double)plan.model.saved + (double)plan.model.working;
     double have = (double)sysconf(_SC_PHYS_PAGES) * (double)sysconf(_SC_PAGESIZE);
     if (need > have)
         FAIL(ERR_FIT,
-             "weights, gradients and optimizer states of %d ranks take %s, this machine has %s; choose a "
-             "smaller model, "
-             "more parallel.ep, parallel.zero=2, or more machines",
-             ranks, short_bytes(need).text, short_bytes(have).text);
+             "%d ranks take %s, %s of it activations, this machine has %s; choose a smaller model or "
+             "batch.micro, "
+             "parallel.recompute=layer, more parallel.ep, parallel.zero=2, or more machines",
+             ranks, short_bytes(need).text, short_bytes(ranks * kept).text, short_bytes(have).text);
     return OK;
 }
 
