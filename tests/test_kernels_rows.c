@@ -2,11 +2,16 @@
 // Row-wise kernels: a row has the same bits alone, at another address, and among others.
 #include "tests/kernels_harness.h"
 
-enum { T = 6, H = 333, E = 37, K = 3 }; // odd, so that rows begin at all alignments
+enum { T = 6, H = 333, E = 37, K = 3 }; // H and E odd: rows begin at all alignments
 
 static void same_row(Tensor some, Tensor all, int64_t row) {
     Tensor want = tensor_rows(all, row, 1);
     assert_memory_equal(some.data, want.data, tensor_bytes(want));
+}
+
+// A row of its own, elsewhere in memory.
+static Tensor alone(Tensor all, int64_t row) {
+    return output_copy(tensor_rows(all, row, 1));
 }
 
 static void check_norm(norm_forward_fn *forward, norm_backward_fn *backward, Into into) {
@@ -15,13 +20,14 @@ static void check_norm(norm_forward_fn *forward, norm_backward_fn *backward, Int
     forward(y, rstd, x, w, 1e-5f, into, stream);
     backward(dx, dw, d, x, w, rstd, into, stream);
     for (int64_t t = 0; t < T; t++) {
-        Tensor xt = tensor_rows(x, t, 1), dt = tensor_rows(d, t, 1), number = output(1, 0);
-        Tensor one = output_copy(tensor_rows(before, t, 1)), two = output_copy(tensor_rows(before, t, 1));
+        Tensor xt = alone(x, t), dt = alone(d, t), number = output(1, 0);
+        Tensor one = alone(before, t), two = alone(before, t);
         forward(one, number, xt, w, 1e-5f, into, stream);
         same_row(one, y, t), same_row(number, rstd, t);
         backward(two, dw, dt, xt, w, number, into, stream);
         same_row(two, dx, t);
     }
+    harness_end();
 }
 
 static void norms(void) {
@@ -41,13 +47,14 @@ static void gated_linear_units(void) {
         kernels->glu_forward(act, x, u, scale, a, stream);
         kernels->glu_backward(dgate, dup, again, dscale, d, x, u, scale, a, stream);
         for (int64_t t = 0; t < T; t++) {
-            Tensor xt = tensor_rows(x, t, 1), ut = tensor_rows(u, t, 1), st = tensor_rows(scale, t, 1);
+            Tensor xt = alone(x, t), ut = alone(u, t), st = alone(scale, t);
             kernels->glu_forward(one, xt, ut, st, a, stream);
             same_row(one, act, t);
-            kernels->glu_backward(one, two, three, number, tensor_rows(d, t, 1), xt, ut, st, a, stream);
+            kernels->glu_backward(one, two, three, number, alone(d, t), xt, ut, st, a, stream);
             same_row(one, dgate, t), same_row(two, dup, t), same_row(three, again, t);
             same_row(number, dscale, t);
         }
+        harness_end();
     }
 }
 
@@ -58,7 +65,7 @@ static void clamps(void) {
     kernels->clamp_forward(y, inside, 0.7f, stream);
     kernels->clamp_backward(dx, inside, stream);
     for (int64_t t = 0; t < T; t++) {
-        Tensor one = output_copy(tensor_rows(x, t, 1)), two = output_copy(tensor_rows(d, t, 1));
+        Tensor one = alone(x, t), two = alone(d, t);
         kernels->clamp_forward(one, bits, 0.7f, stream);
         kernels->clamp_backward(two, bits, stream);
         same_row(one, y, t), same_row(bits, inside, t), same_row(two, dx, t);
@@ -70,8 +77,8 @@ static void cross_entropy(void) {
     Tensor number = output(1, 0);
     kernels->cross_entropy(logprob, loss, targets, 0.1f, stream);
     for (int64_t t = 0; t < T; t++) {
-        Tensor one = output_copy(tensor_rows(x, t, 1));
-        kernels->cross_entropy(number, one, tensor_rows(targets, t, 1), 0.1f, stream);
+        Tensor one = alone(x, t);
+        kernels->cross_entropy(number, one, alone(targets, t), 0.1f, stream);
         same_row(one, loss, t), same_row(number, logprob, t);
     }
 }
@@ -88,13 +95,14 @@ static void routes(void) {
         kernels->route_backward(dx, dweight, weight, probs, lse, index, none, balance, true, scores, 0,
                                 stream);
         for (int64_t t = 0; t < T; t++) {
-            kernels->route_scores(one, number, choice, tensor_rows(x, t, 1), none, scores, stream);
+            kernels->route_scores(one, number, choice, alone(x, t), none, scores, stream);
             kernels->route_weights(few, one, choice, none, true, stream);
-            kernels->route_backward(two, tensor_rows(dweight, t, 1), few, one, number, choice, none, balance,
-                                    true, scores, 0, stream);
+            kernels->route_backward(two, alone(dweight, t), few, one, number, choice, none, balance, true,
+                                    scores, 0, stream);
             same_row(one, probs, t), same_row(number, lse, t), same_row(choice, index, t);
             same_row(few, weight, t), same_row(two, dx, t);
         }
+        harness_end();
     }
 }
 
