@@ -8,5 +8,3 @@
 // problem is printed on stderr; ERR_CONFIG then. ignored: the keys that were not used, with their values;
 // those of the objects that floe looks into as "attn_config.KEY"; owned by the caller.
 Status hf_config_read(ModelConfig *out, json_t **ignored, const char *path);
-// The `model:` part of floe's configuration. Owned by the caller.
-char *hf_config_yaml(const ModelConfig *config);

@@ -4,6 +4,7 @@
 #include "train/checkpoint_internal.h"
 #include "train/hf_config.h"
 #include "train/hf_source.h"
+#include "train/run_config.h"
 #include <math.h>
 #include <stdlib.h>
 #include <string.h>
@@ -265,7 +266,7 @@ static Status copy_weight(Import *im, int weight, const char *tmp) {
 }
 
 static json_t *make_record(const Import *im) {
-    char *yaml = hf_config_yaml(&im->config);
+    char *yaml = config_model_yaml(&im->config);
     json_t *record = json_pack("{s:i, s:i, s:s, s:s}", "step", 0, "tokens", 0, "config", yaml,
                                "imported_from", im->source.dir);
     free(yaml);

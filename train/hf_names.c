@@ -210,7 +210,7 @@ static Status check_numbers(const ModelConfig *c, const ModelConfig *f) {
 
 Status hf_expressible(const ModelConfig *c) {
     const ModelConfig *f = model_family(c->arch);
-    CANNOT(c, c->norm != f->norm, "model.norm %s", c->norm == NORM_LAYER ? "layernorm" : "rmsnorm");
+    CANNOT(c, c->norm != f->norm, "model.norm %s", c->norm == NORM_LAYER ? "layer" : "rms");
     CANNOT(c, c->sandwich_norms != f->sandwich_norms, "model.sandwich_norms %s",
            c->sandwich_norms ? "true" : "false");
     CANNOT(c, c->activation != f->activation, "model.activation %s",
