@@ -82,4 +82,8 @@ LC_ALL=C dd if=hole.bin of=bad/code.bin bs=1 seek=60000 conv=notrunc 2>/dev/null
 expect 4 "$floe" train c.yaml -n 2 -o holed data.sources.code.path=bad/code
 says err.txt 'bad/code.bin.*(65535|-1)'
 [ "$(grep -c 65535 err.txt)" = 1 ] || fail "the error is not said once"
+# A tokenizer with more ids than the model.
+expect 2 "$floe" train c.yaml -n 2 -o small model.vocab=258
+says err.txt "data.tokenizer = bytes has 259 ids, model.vocab = 258 has no room"
+[ ! -e small ] || fail "a run folder was made"
 exit 0

@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "core/log.h"
+#include "data/tokenizer.h"
 #include "tools/cli.h"
 #include "tools/commands.h"
 #include "tools/launch.h"
@@ -98,6 +99,24 @@ static Status check_data(const DataConfig *data, bool with_warnings) {
     return OK;
 }
 
+// Token ids that the model has no embedding for would be met only when they are read. A tokenizer whose file
+// is not here says nothing: training reads token shards.
+static Status check_vocabulary(const RunConfig *c) {
+    const char *file = strchr(c->tokenizer, ':');
+    Tokenizer *tokenizer;
+    if (file && access(file + 1, R_OK) != 0) return OK;
+    TRY(tokenizer_open(&tokenizer, c->tokenizer));
+    int vocab = tokenizer_vocab(tokenizer);
+    tokenizer_close(tokenizer);
+    if (vocab > c->model.vocab)
+        FAIL(ERR_CONFIG,
+             "data.tokenizer = %s has %d ids, model.vocab = %d has no room for them; set model.vocab to %d "
+             "or more "
+             "(multiples of 64 are fast)",
+             c->tokenizer, vocab, c->model.vocab, vocab);
+    return OK;
+}
+
 typedef struct {
     ZeroBytes state;
     ModelBytes model;
@@ -162,6 +181,7 @@ static Status check(const RunRequest *request, int ranks, bool dry, bool *printe
     if (status == OK)
         status = run_dir_choose(path, sizeof path, request->run_dir, request->file[request->files - 1]);
     if (status == OK) status = start_request_check(&request->start, path);
+    if (status == OK) status = check_vocabulary(config);
     if (status == OK) status = check_data(&config->data, dry);
     if (status == OK && dry) print_plan(config, ranks);
     if (status == OK) status = check_fit(config, ranks);

@@ -79,6 +79,31 @@ static const char *const introduction =
     "rank's share a multiple of `batch.micro`.\n"
     "\n";
 
+// Each choice of the block, as the published models make it.
+static void print_family(FILE *out) {
+    fputs("`model.arch` takes a published model's block. Keys whose default is \"by arch\" are its choices; "
+          "each can be set by itself:\n\n|  |",
+          out);
+    for (int arch = 0; arch < ARCH_COUNT; arch++) fprintf(out, " `%s` |", arch_name((Arch)arch));
+    fputs("\n|---|", out);
+    for (int arch = 0; arch < ARCH_COUNT; arch++) fputs("---|", out);
+    for (int i = 0; i < run_options; i++) {
+        const Option *option = &run_option[i];
+        if (!option_by_arch(option)) continue;
+        fprintf(out, "\n| `%s` |", option->key);
+        for (int arch = 0; arch < ARCH_COUNT; arch++) {
+            char text[64];
+            option_member_text(option, option_model_member(option, model_family((Arch)arch)), text,
+                               sizeof text);
+            fprintf(out, " %s |", text);
+        }
+    }
+    fputs("\n\nWith N a norm, x the layer's input and a = x + Attn(N x) unless said, a layer is:\n\n", out);
+    for (int arch = 0; arch < ARCH_COUNT; arch++)
+        fprintf(out, "- `%s`: %s\n", arch_name((Arch)arch), arch_formula((Arch)arch));
+    fputc('\n', out);
+}
+
 char *config_keys(const char *prefix, const char *format) {
     bool json = strcmp(format, "json") == 0, markdown = strcmp(format, "markdown") == 0;
     char *text = NULL;
@@ -87,7 +112,10 @@ char *config_keys(const char *prefix, const char *format) {
     REQUIRE(out, "out of memory");
     json_t *array = json_array();
     const char *before = NULL;
-    if (markdown && !*prefix) fputs(introduction, out);
+    if (markdown && !*prefix) {
+        fputs(introduction, out);
+        print_family(out);
+    }
     for (int i = 0; i < run_options; i++) {
         const Option *option = &run_option[i];
         char key[64], expected[200];
