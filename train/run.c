@@ -175,8 +175,7 @@ static Status begin(Run *run) {
     TRY(prepare(run));
     Group *world = mesh_group(run->mesh, AXIS_WORLD);
     signals_start(&run->signals, world, run->run_dir, request->max_seconds);
-    int rank = comm_world_rank();
-    run->log_fd = is_root() ? run_dir_open_log(run->run_dir) : run_dir_open_rank_log(run->run_dir, rank);
+    if (is_root()) run->log_fd = run_dir_open_log(run->run_dir);
     log_copy_to(run->log_fd);
     run->held_before = memory_held();
     ModelRun shape = train_model_run(run->config);
@@ -190,7 +189,12 @@ static Status begin(Run *run) {
     if (status == OK) start_lines_resume(&run->state, &run->start);
     run->meta = describe(run, memory);
     TRY(status);
-    return group_agree(world, is_root() ? write_files(run) : OK);
+    TRY(group_agree(world, is_root() ? write_files(run) : OK));
+    if (!is_root()) { // from here on the folder stays
+        run->log_fd = run_dir_open_rank_log(run->run_dir, comm_world_rank());
+        log_copy_to(run->log_fd);
+    }
+    return OK;
 }
 
 static void print_done(const Run *run, const LoopSummary *summary, const json_t *measured) {
