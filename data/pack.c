@@ -183,7 +183,8 @@ static Status pack_with(const PackOptions *options, PackReport *report, const To
                         TextReader *reader) {
     if (tokenizer_eos(tokenizer) < 0)
         FAIL(ERR_CONFIG,
-             "%s has no end-of-document piece (</s>); train the model with one (floe data tokenizer)",
+             "%s has no end-of-document token; train a SentencePiece model with </s> (floe data tokenizer), "
+             "name one as eos_token in tokenizer_config.json beside an hf: file",
              options->tokenizer);
     Packer packer = {.tokenizer = tokenizer, .report = report};
     pthread_mutex_init(&packer.mutex, NULL);

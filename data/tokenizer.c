@@ -10,14 +10,20 @@
 #else
 typedef struct PieceModel PieceModel;
 #endif
+#ifdef FLOE_PCRE2
+#include "data/tokenizer_json.h"
+#else
+typedef struct JsonTokenizer JsonTokenizer;
+#endif
 
 struct Tokenizer {
     char *name;
-    PieceModel *model; // NULL: bytes
+    PieceModel *model;   // of sentencepiece:
+    JsonTokenizer *json; // of hf:; both NULL: bytes
     int vocab, bos, eos, pad;
 };
 
-static const char piece_prefix[] = "sentencepiece:";
+static const char piece_prefix[] = "sentencepiece:", json_prefix[] = "hf:";
 
 static Status open_model(Tokenizer *tokenizer, const char *path) {
 #ifdef FLOE_SENTENCEPIECE
@@ -47,6 +53,21 @@ static Status open_model(Tokenizer *tokenizer, const char *path) {
 #endif
 }
 
+static Status open_json(Tokenizer *tokenizer, const char *path) {
+#ifdef FLOE_PCRE2
+    TRY(json_tokenizer_open(&tokenizer->json, path));
+    tokenizer->vocab = tokenizer->json->vocab;
+    tokenizer->bos = tokenizer->json->bos;
+    tokenizer->eos = tokenizer->json->eos;
+    tokenizer->pad = tokenizer->json->pad;
+    return OK;
+#else
+    (void)tokenizer;
+    FAIL(ERR_CONFIG, "hf:%s: this build has no PCRE2; install libpcre2-dev (10.40 or newer) and build again",
+         path);
+#endif
+}
+
 static Status fill(Tokenizer *tokenizer, const char *name) {
     if (strcmp(name, "bytes") == 0) {
         tokenizer->vocab = BYTES_VOCAB;
@@ -57,7 +78,9 @@ static Status fill(Tokenizer *tokenizer, const char *name) {
     }
     if (strncmp(name, piece_prefix, sizeof piece_prefix - 1) == 0)
         return open_model(tokenizer, name + sizeof piece_prefix - 1);
-    FAIL(ERR_CONFIG, "tokenizer %s: unknown; use bytes or sentencepiece:FILE.model", name);
+    if (strncmp(name, json_prefix, sizeof json_prefix - 1) == 0)
+        return open_json(tokenizer, name + sizeof json_prefix - 1);
+    FAIL(ERR_CONFIG, "tokenizer %s: unknown; use bytes, sentencepiece:FILE.model or hf:FILE.json", name);
 }
 
 Status tokenizer_open(Tokenizer **out, const char *name) {
@@ -77,6 +100,9 @@ void tokenizer_close(Tokenizer *tokenizer) {
     if (!tokenizer) return;
 #ifdef FLOE_SENTENCEPIECE
     piece_model_close(tokenizer->model);
+#endif
+#ifdef FLOE_PCRE2
+    json_tokenizer_close(tokenizer->json);
 #endif
     free(tokenizer->name);
     free(tokenizer);
@@ -106,6 +132,12 @@ Status tokenizer_encode(const Tokenizer *tokenizer, const char *text, int64_t by
         return status;
     }
 #endif
+#ifdef FLOE_PCRE2
+    if (tokenizer->json) {
+        TRY(json_tokenizer_encode(tokenizer->json, text, bytes, tokens, count));
+        return OK;
+    }
+#endif
     *tokens = malloc((size_t)(bytes + 1) * sizeof **tokens);
     REQUIRE(*tokens, "out of memory for %lld tokens of %s", (long long)bytes, tokenizer->name);
     for (int64_t i = 0; i < bytes; i++) (*tokens)[i] = (unsigned char)text[i];
@@ -129,6 +161,8 @@ static void text_append(Text *text, const char *data, int64_t bytes) {
     text->data[text->bytes] = 0;
 }
 
+static const char unknown[] = "\xef\xbf\xbd"; // U+FFFD
+
 // Ids that all stand for text.
 static void decode_run(const Tokenizer *tokenizer, const int32_t *tokens, int64_t count, Text *out) {
 #ifdef FLOE_SENTENCEPIECE
@@ -139,6 +173,16 @@ static void decode_run(const Tokenizer *tokenizer, const int32_t *tokens, int64_
         REQUIRE(!problem, "%s: %s", tokenizer->name, problem);
         text_append(out, text, bytes);
         free(text);
+        return;
+    }
+#endif
+#ifdef FLOE_PCRE2
+    if (tokenizer->json) {
+        for (int64_t i = 0; i < count; i++) {
+            int64_t bytes;
+            const char *text = bpe_text(tokenizer->json->bpe, tokens[i], &bytes);
+            text_append(out, text ? text : unknown, text ? bytes : (int64_t)sizeof unknown - 1);
+        }
         return;
     }
 #endif
@@ -155,7 +199,7 @@ char *tokenizer_decode(const Tokenizer *tokenizer, const int32_t *tokens, int64_
         bool outside = id < 0 || id >= tokenizer->vocab;
         if (!outside && id != tokenizer->bos && id != tokenizer->eos && id != tokenizer->pad) continue;
         if (i > first) decode_run(tokenizer, tokens + first, i - first, &out);
-        if (outside && i < count) text_append(&out, "\xef\xbf\xbd", 3); // U+FFFD
+        if (outside && i < count) text_append(&out, unknown, sizeof unknown - 1);
         first = i + 1;
     }
     if (bytes) *bytes = out.bytes;

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 // Text to token ids and back. "bytes": ids 0 … 255 are the byte values, 256 begins a text, 257 ends a
-// document, 258 is padding. "sentencepiece:FILE": a SentencePiece model; only in builds that found the
-// library.
+// document, 258 is padding. "sentencepiece:FILE": a SentencePiece model, "hf:FILE": a tokenizer.json of the
+// byte-level BPE kind; each only in builds that found its library.
 #pragma once
 #include "core/status.h"
 #include <stdint.h>
@@ -21,7 +21,7 @@ int tokenizer_pad(const Tokenizer *tokenizer);
 Status tokenizer_encode(const Tokenizer *tokenizer, const char *text, int64_t bytes, int32_t **tokens,
                         int64_t *count);
 // Zero-terminated; bytes (or NULL) is its length without the zero. bos, eos and pad give no text, ids beyond
-// the vocabulary give U+FFFD.
+// the vocabulary or without a token give U+FFFD.
 char *tokenizer_decode(const Tokenizer *tokenizer, const int32_t *tokens, int64_t count, int64_t *bytes);
 
 // Trains a SentencePiece BPE model of vocab pieces with byte fallback on the text of inputs (as pack reads

@@ -5,7 +5,7 @@
 
 static const CliOption pack_options[] = {
     {"output", 'o', CLI_TEXT, "PREFIX", "write PREFIX.bin and PREFIX.idx"},
-    {"tokenizer", 0, CLI_TEXT, "NAME", "bytes (default) or sentencepiece:FILE.model"},
+    {"tokenizer", 0, CLI_TEXT, "NAME", "bytes (default), sentencepiece:FILE.model or hf:FILE.json"},
     {"threads", 'j', CLI_INTEGER, "N", "threads (default: the cores)"},
     {0}};
 static const CliOption list_options[] = {{"json", 0, CLI_FLAG, NULL, "print JSON"}, {0}};

@@ -115,7 +115,15 @@ static void look_at_libraries(Report *report) {
 #else
     snprintf(tokenizer->value, TEXT_BYTES, "not built in");
     snprintf(tokenizer->advice, TEXT_BYTES,
-             "only the tokenizer bytes works; install libsentencepiece-dev and build again for others");
+             "sentencepiece:FILE does not work as tokenizer; install libsentencepiece-dev and build again");
+#endif
+    tokenizer = add(report, "pcre2");
+#ifdef FLOE_PCRE2
+    snprintf(tokenizer->value, TEXT_BYTES, "built in");
+#else
+    snprintf(tokenizer->value, TEXT_BYTES, "not built in");
+    snprintf(tokenizer->advice, TEXT_BYTES,
+             "hf:FILE does not work as tokenizer; install libpcre2-dev and build again");
 #endif
 }
 

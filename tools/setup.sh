@@ -7,7 +7,7 @@ set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 
 packages=(gcc g++ libc6-dev cmake ninja-build pkg-config libopenmpi-dev openmpi-bin libhdf5-dev zlib1g-dev libjansson-dev
-    libfyaml-dev libsentencepiece-dev)
+    libfyaml-dev libsentencepiece-dev libpcre2-dev)
 options=()
 case ${1-} in
 '') ;;

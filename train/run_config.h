@@ -29,7 +29,7 @@ typedef struct {
         bool canary;
         const char *init_from; // NULL or a checkpoint
     } train;
-    const char *tokenizer; // "bytes" or "sentencepiece:FILE"
+    const char *tokenizer; // "bytes", "sentencepiece:FILE" or "hf:FILE"
     DataConfig data;       // sources, stages (until and ramp in tokens), holdout, seed, vocab, seq_len
     struct {
         int64_t every, keep;  // steps; every 0 = only at the end

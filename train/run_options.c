@@ -89,7 +89,7 @@ const Option run_option[] = {
     {"train.init_from", PLAIN(OPTION_TEXT), "null", "checkpoint whose weights to start from with a fresh optimizer; model keys left out are taken from it", FILLS(train.init_from)},
     {"train.canary", PLAIN(OPTION_BOOL), "true", "before step 1, compare rows that come back from the experts with the plain computation", FILLS(train.canary)},
 
-    {"data.tokenizer", PLAIN(OPTION_TEXT), "bytes", "bytes, or sentencepiece:FILE.model", FILLS(tokenizer)},
+    {"data.tokenizer", PLAIN(OPTION_TEXT), "bytes", "bytes, sentencepiece:FILE.model or hf:FILE.json", FILLS(tokenizer)},
     {"data.holdout", OPTION_SHARE, 0, 1, NULL, "0.5%", "share of each source, its tail, that is never trained on and that evaluation uses", FILLS(data.holdout)},
     {"data.sources.*.path", PLAIN(OPTION_PATHS), NULL, "token shards without .bin/.idx: a prefix, a list of them, or a glob", BY_ITSELF},
     {"data.sources.*.valid", PLAIN(OPTION_TEXT), "null", "a shard of its own for evaluation; then nothing of the source is held out", BY_ITSELF},
