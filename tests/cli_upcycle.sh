@@ -4,7 +4,8 @@
 . "$(dirname "$0")/train_setup.sh"
 make_data
 make_config c.yaml 30
-dense="model.arch=llama model.experts=0 parallel.ep=1"
+# Routing settings mean nothing to a dense model; carried over they would change what the new one computes.
+dense="model.arch=llama model.experts=0 parallel.ep=1 model.router.normalize=never model.router.capacity_factor=0.5"
 # shellcheck disable=SC2086
 expect 0 "$floe" train c.yaml -n 2 -o dense -q $dense
 
@@ -35,6 +36,14 @@ says out.txt '^ +dense_ffn: 0$'
 says out.txt '^ +arch: mixtral$'
 says out.txt '^upcycled_from +"?dense'
 
+# Its files are Mixtral's. Router weights are N(0, 0.02^2): of 384 the deviation is within 0.017 ... 0.023 (4 sigma).
+expect 0 "$floe" ckpt export copies -o hf --dtype f32
+length=$(od -An -tu8 -N8 hf/model.safetensors | tr -d ' ')
+at=$(head -c $((length + 8)) hf/model.safetensors | sed -nE 's/.*layers\.1\.block_sparse_moe\.gate\.weight":[^}]*"shape":\[6,64\],"data_offsets":\[([0-9]+),.*/\1/p')
+tail -c +$((length + 9 + at)) hf/model.safetensors | head -c 1536 | od -An -v -tf4 -w4 | awk '
+    { s += $1; q += $1 * $1 } END { d = sqrt(q / NR); exit !(NR == 384 && d > 0.017 && d < 0.023 && s < 1.6 && s > -1.6) }' ||
+    fail "router weights are not N(0, 0.02^2)"
+
 expect 0 "$floe" ckpt upcycle dense@20 --experts 4 --top-k 4 -o all
 expect 0 "$floe" ckpt upcycle dense --experts 4 --top-k 1 --dense-residual -o beside
 logprobs beside out
@@ -42,6 +51,21 @@ same_function "beside the dense FFN" out
 expect 0 "$floe" ckpt upcycle dense --experts 4 --top-k 2 --dense-residual --noise 0.3 -o beside-noise
 logprobs beside-noise out
 same_function "beside the dense FFN, with noise" out
+
+# A dense model of another architecture, where it is the same block.
+# shellcheck disable=SC2086
+expect 0 "$floe" train c.yaml -n 1 -o other -q $dense model.arch=arctic train.steps=2
+expect 0 "$floe" ckpt upcycle other --experts 3 --top-k 2 -o from-other
+logprobs other base
+logprobs from-other out
+same_function "arctic without experts" out
+# shellcheck disable=SC2086
+expect 0 "$floe" train c.yaml -n 1 -o odd -q $dense model.norm=layer model.attn_softcap=20 train.steps=2
+expect 0 "$floe" ckpt upcycle odd --experts 3 --top-k 2 -o from-odd
+logprobs odd base
+logprobs from-odd out
+same_function "a dense model of its own kind" out
+logprobs dense base
 
 # Noise makes the experts differ, by what was asked for; the same seed gives the same model.
 for name in noisy again; do expect 0 "$floe" ckpt upcycle dense --experts 4 --top-k 2 --noise 0.3 -o $name; done

@@ -3,7 +3,9 @@
 #include "train/hf_names.h"
 #include <jansson.h>
 #include <math.h>
+#include <stdio.h>
 #include <stdlib.h>
+#include <string.h>
 
 static void put(json_t *object, const char *key, json_t *value) {
     REQUIRE(json_object_set_new(object, key, value) == 0, "out of memory: %s", key);
@@ -113,15 +115,20 @@ static void put_dbrx(json_t *object, const ModelConfig *c, const HfConfigFacts *
                   "moe_normalize_expert_weights", 1.0));
 }
 
-// With as few digits as read back as the same numbers.
+// With no more digits than it takes to read back the same numbers, and a line's end.
 static char *dump(json_t *object) {
-    for (size_t digits = 1;; digits++) {
+    for (size_t digits = 7;; digits++) {
         char *text = json_dumps(object, JSON_INDENT(2) | JSON_REAL_PRECISION(digits));
-        REQUIRE(text, "out of memory: config.json");
-        json_t *again = json_loads(text, 0, NULL);
+        json_t *again = text ? json_loads(text, 0, NULL) : NULL;
         bool same = json_equal(object, again);
         json_decref(again);
-        if (same || digits == 17) return text;
+        if (same || digits == 17) {
+            size_t length = text ? strlen(text) : 0;
+            text = realloc(text, length + 2);
+            REQUIRE(text && length, "out of memory: config.json");
+            snprintf(text + length, 2, "\n");
+            return text;
+        }
         free(text);
     }
 }
