@@ -22,7 +22,7 @@ int main(void) {
 #define GOLDEN          TESTS_DIR "/golden_tokenizer/"
 
 static Tokenizer *open_file(const char *path) {
-    char name[512];
+    char name[1024];
     Tokenizer *tokenizer;
     snprintf(name, sizeof name, "hf:%s", path);
     if (tokenizer_open(&tokenizer, name) != OK) fail_msg("%s", status_text());
@@ -36,7 +36,7 @@ static Tokenizer *open_golden(const char *kind) {
 }
 
 static Status try_open(const char *path) {
-    char name[512];
+    char name[1024];
     Tokenizer *tokenizer;
     snprintf(name, sizeof name, "hf:%s", path);
     Status status = tokenizer_open(&tokenizer, name);
@@ -253,7 +253,7 @@ static void configuration_beside_it(void **state) {
 static void packing(void **state) {
     (void)state;
     const char *path = edited("gpt2", "\"version\"", "\"version\"");
-    char name[300];
+    char name[1024];
     snprintf(name, sizeof name, "hf:%s", path);
     write_text(in_test_folder("a.jsonl"), "{\"text\": \"the end\"}\n{\"text\": \"x\"}\n");
     const char *input[] = {in_test_folder("a.jsonl")};
