@@ -21,4 +21,16 @@ expect 0 "$floe" generate run --tokens 5
 expect 2 "$floe" generate run -p "$(printf '%080d' 7)"
 says err.txt '80 tokens.*64 positions'
 expect 2 "$floe" generate nowhere -p x
+expect 0 "$floe" generate run -p "$(printf '%080d' 7)" --positions 90 --tokens 5 --bos
+json=$(cd "$(dirname "$0")/golden_tokenizer" && pwd)/gpt2.json
+expect 2 "$floe" generate run -p x --tokenizer "hf:$json"
+says err.txt '427 ids, but the model 259'
+
+# A tokenizer of Hugging Face's, from packing to text.
+expect 0 "$floe" data pack code.txt -o data/pieces --tokenizer "hf:$json"
+expect 0 "$floe" train c.yaml -n 2 -o pieces -q train.steps=5 eval.every=0 model.vocab=432 "data.tokenizer=hf:$json" \
+    data.sources.prose.path=data/pieces data.sources.code.path=data/pieces
+expect 0 "$floe" generate pieces -p 'def f1' --bos --tokens 8
+says out.txt 'def f1'
+expect 0 "$floe" generate pieces -p 'def f1' --tokens 8 --tokenizer "hf:$json"
 exit 0

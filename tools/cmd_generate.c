@@ -27,6 +27,18 @@ static const CliOption generate_options[] = {
      .kind = CLI_INTEGER,
      .argument = "K",
      .meaning = "chooses among the K likeliest (default 0: all)"},
+    {.name = "tokenizer",
+     .kind = CLI_TEXT,
+     .argument = "NAME",
+     .meaning =
+         "instead of the run's own: sentencepiece:FILE.model, hf:tokenizer.json (imported models have none)"},
+    {.name = "bos",
+     .kind = CLI_FLAG,
+     .meaning = "begins with the tokenizer's begin-of-text token, as imported models expect"},
+    {.name = "positions",
+     .kind = CLI_INTEGER,
+     .argument = "N",
+     .meaning = "room for prompt and text (default: batch.seq_len of the training)"},
     {.name = "seed", .kind = CLI_INTEGER, .argument = "S", .meaning = "same seed, same text (default 1)"},
     {0}};
 
@@ -54,17 +66,20 @@ static bool keep_token(void *context, int32_t token) {
 
 // The prompt's tokens, with room for `more`. An empty prompt is the end of a document: what follows begins a
 // new one.
-static Status read_prompt(Text *out, const Tokenizer *tokenizer, const char *prompt, int64_t more) {
+static Status read_prompt(Text *out, const Tokenizer *tokenizer, const char *prompt, bool bos, int64_t more) {
     int32_t *token;
     int64_t count;
+    if (bos && tokenizer_bos(tokenizer) < 0)
+        FAIL(ERR_CONFIG, "--bos: this tokenizer has no token that begins a text");
     TRY(tokenizer_encode(tokenizer, prompt, (int64_t)strlen(prompt), &token, &count));
-    *out = (Text){.capacity = count + more + 1};
+    *out = (Text){.capacity = count + more + 2};
     out->token = malloc((size_t)out->capacity * sizeof *out->token);
     REQUIRE(out->token, "no memory for %lld tokens", (long long)out->capacity);
-    memcpy(out->token, token, (size_t)count * sizeof *token);
+    if (bos) out->token[out->count++] = tokenizer_bos(tokenizer);
+    memcpy(out->token + out->count, token, (size_t)count * sizeof *token);
     free(token);
-    out->count = count;
-    if (count > 0) return OK;
+    out->count += count;
+    if (out->count > 0) return OK;
     if (tokenizer_eos(tokenizer) < 0)
         FAIL(ERR_CONFIG, "give a prompt with -p: this tokenizer has no token that ends a text");
     out->token[out->count++] = tokenizer_eos(tokenizer);
@@ -73,7 +88,7 @@ static Status read_prompt(Text *out, const Tokenizer *tokenizer, const char *pro
 
 static Status continue_text(Inference *inference, const CliArgs *args, const Tokenizer *tokenizer,
                             Text *text) {
-    int positions = (int)inference->config->batch.seq_len;
+    int positions = (int)cli_integer(args, "positions", inference->config->batch.seq_len);
     int64_t prompt_tokens = text->count, wanted = cli_integer(args, "tokens", 100);
     int32_t *prompt = malloc((size_t)prompt_tokens * sizeof *prompt);
     REQUIRE(prompt, "no memory for %lld tokens", (long long)prompt_tokens);
@@ -90,16 +105,27 @@ static Status continue_text(Inference *inference, const CliArgs *args, const Tok
     free(prompt);
     TRY(status);
     if (prompt_tokens + wanted > positions && text->count >= positions)
-        log_rank0(LOG_WARN, "stopped at the model's last position, %d (batch.seq_len of its training)",
+        log_rank0(LOG_WARN,
+                  "stopped at position %d (batch.seq_len of the training); --positions gives more room",
                   positions);
     return OK;
+}
+
+static Status open_tokenizer(Tokenizer **out, const Inference *inference, const char *given) {
+    const char *name = given ? given : inference->config->tokenizer;
+    int vocab = inference->config->model.vocab;
+    TRY(tokenizer_open(out, name));
+    if (tokenizer_vocab(*out) <= vocab) return OK;
+    FAIL(ERR_CONFIG, "%s = %s has %d ids, but the model %d; give the model's own with --tokenizer",
+         given ? "--tokenizer" : "data.tokenizer", name, tokenizer_vocab(*out), vocab);
 }
 
 static Status generate_with(Inference *inference, const CliArgs *args, Tokenizer **tokenizer, Text *text) {
     const char *prompt = cli_text(args, "prompt");
     TRY(inference_open(inference, args->argument[0]));
-    TRY(tokenizer_open(tokenizer, inference->config->tokenizer));
-    TRY(read_prompt(text, *tokenizer, prompt ? prompt : "", cli_integer(args, "tokens", 100)));
+    TRY(open_tokenizer(tokenizer, inference, cli_text(args, "tokenizer")));
+    TRY(read_prompt(text, *tokenizer, prompt ? prompt : "", cli_flag(args, "bos"),
+                    cli_integer(args, "tokens", 100)));
     TRY(continue_text(inference, args, *tokenizer, text));
     int64_t bytes;
     char *out = tokenizer_decode(*tokenizer, text->token, text->count, &bytes);
