@@ -93,6 +93,7 @@ static void malformed_headers(void **state) {
         {"{" TENSOR("a", "F32", "[2]", 0, 8) "," TENSOR("b", "F32", "[2]", 4,
                                                         12) "," TENSOR("c", "F32", "[1]", 16, 20) "}",
          20},
+        {"{" TENSOR("a", "F32", "[2]", 0, 4) "," TENSOR("b", "F32", "[2]", 8, 16) "}", 16}, // a's end lies
         {"{" TENSOR("a", "F31", "[2]", 0, 8) "}", 8},
         {"{" TENSOR("a", "F32", "[3]", 0, 8) "}", 8},
         {"{" TENSOR("a", "F32", "[-2]", 0, 8) "}", 8},
@@ -115,6 +116,8 @@ static void malformed_headers(void **state) {
     };
     for (size_t i = 0; i < sizeof bad / sizeof *bad; i++)
         if (open_with(bad[i].header, bad[i].data) != ERR_DATA) fail_msg("accepted: %s", bad[i].header);
+    assert_int_equal(open_with(GOOD, 23), ERR_DATA);
+    assert_non_null(strstr(status_text(), "bytes 18 to 24 do not lie in the file's 23 bytes of data"));
     unlink(path);
 }
 
@@ -131,6 +134,7 @@ static void impossible_lengths(void **state) {
         bytes[byte] = 0x10; // 2^60 for the last
         write_bytes(bytes, sizeof bytes);
         assert_int_equal(safetensors_open(&file, path), ERR_DATA);
+        assert_non_null(strstr(status_text(), "not a safetensors file, or cut off"));
     }
     unlink(path);
     assert_int_equal(safetensors_open(&file, path), ERR_DATA);
