@@ -138,7 +138,7 @@ int ckpt_import(const CliArgs *args) {
     int64_t collapse = cli_integer(args, "collapse-kv", 0);
     HfImportReport report;
     if (!dir) return cli_misuse(args->command, "-o CKPT is missing");
-    if (collapse < 0 || collapse > INT32_MAX)
+    if (collapse > INT32_MAX)
         return cli_misuse(args->command, "--collapse-kv takes a number of heads");
     HfImportOptions options = {.collapse_kv = (int)collapse, .watch = watch_begin()};
     int exit_code = watch_end(hf_import(args->argument[0], dir, &options, &report));
