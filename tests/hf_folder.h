@@ -23,7 +23,7 @@ typedef struct {
     const HfRow *row;
 } HfFamily;
 
-// Every size is another number. Arctic's layers 0 has no experts; its residual width is not the hidden one.
+// Every size is another number. Arctic's layer 0 has no experts; its residual width is not the hidden one.
 static const HfFamily hf_family[ARCH_COUNT] = {
     [ARCH_ARCTIC] =
         {ARCH_ARCTIC, 2, 3,
