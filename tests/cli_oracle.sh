@@ -5,7 +5,7 @@
 . "$(dirname "$0")/train_setup.sh"
 golden=$(cd "$(dirname "$0")/golden" && pwd)
 
-for model in tiny-arctic tiny-arctic-freq2; do
+for model in tiny-arctic tiny-arctic-freq2 tiny-mixtral tiny-apus tiny-dbrx tiny-grok tiny-llama; do
     expect 0 "$floe" ckpt import "$golden/$model" -o "$model"
     expect 0 "$floe" ckpt verify "$model"
     for ranks in 1 2; do

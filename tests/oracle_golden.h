@@ -4,6 +4,7 @@
 #include "core/npy.h"
 #include "core/safetensors.h"
 #include "train/hf_config.h"
+#include "train/hf_source.h"
 #include <stdio.h>
 #include <string.h>
 
@@ -51,19 +52,35 @@ static inline Safetensors *golden_tensors(const char *name) {
     return file;
 }
 
-// Elements [first, first + count) of a weight's namesake in the file.
-static inline void golden_read(const Safetensors *file, const ModelConfig *config, const Param *param,
+// Elements [first, first + count) of a weight, from where it stands in the file.
+static inline void golden_read(Safetensors *file, const ModelConfig *config, const Param *param,
                                int64_t first, int64_t count, float *out) {
-    char name[256];
-    hf_tensor_name(config, param->name, name, sizeof name);
+    HfPlace place;
+    hf_place(config, param, &place);
     for (int i = 0; i < safetensors_count(file); i++) {
         const SafeTensor *tensor = safetensors_tensor(file, i);
-        if (strcmp(tensor->name, name)) continue;
-        REQUIRE(tensor->elements == param_size(param), "%s has %ld elements", name, (long)tensor->elements);
-        MUST(safetensors_read_f32(file, i, first, count, out));
+        if (strcmp(tensor->name, place.tensor)) continue;
+        for (int d = 0; d < place.dims; d++)
+            REQUIRE(tensor->dims == place.dims && tensor->dim[d] == place.dim[d], "%s has another shape",
+                    place.tensor);
+        HfSource source = {.dir = GOLDEN, .file = &file, .files = 1};
+        HfTensor found = {.name = tensor->name, .file = 0, .index = i};
+        MUST(
+            hf_source_read(&source, &found, &place, param->dims == 2 ? param->dim[1] : 1, first, count, out));
         return;
     }
-    DIE("tests/golden has no %s", name);
+    DIE("tests/golden has no %s", place.tensor);
+}
+
+// A weight's name in cases.json: the tensor's, with the first row where it is a part of the tensor.
+static inline void golden_name(const ModelConfig *config, const Param *param, char *out, size_t size) {
+    HfPlace place;
+    hf_place(config, param, &place);
+    int64_t elements = place.dim[0] * (place.dims == 2 ? place.dim[1] : 1);
+    if (elements == param_size(param))
+        snprintf(out, size, "%s", place.tensor);
+    else
+        snprintf(out, size, "%s@%lld", place.tensor, (long long)place.first_row);
 }
 
 static inline RouterConfig golden_router(const json_t *router) {
@@ -87,7 +104,10 @@ static inline ModelConfig golden_model(const json_t *item) {
     snprintf(path, sizeof path, GOLDEN "%s/config.json", golden_text(item, "model"));
     MUST(hf_config_read(&config, &ignored, path));
     json_decref(ignored);
-    config.router = golden_router(golden_get(item, "router"));
+    RouterConfig router = golden_router(golden_get(item, "router"));
+    router.scores = config.router.scores;
+    router.normalize = config.router.normalize;
+    config.router = router;
     return config;
 }
 
