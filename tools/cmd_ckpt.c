@@ -22,8 +22,9 @@ static const CliOption import_options[] = {{.name = "output",
                                            {.name = "collapse-kv",
                                             .kind = CLI_INTEGER,
                                             .argument = "N",
-                                            .meaning = "of Arctic's first upload: keep N key/value heads, where "
-                                                       "the others are equal copies"},
+                                            .meaning =
+                                                "of Arctic's first upload: keep N key/value heads, where "
+                                                "the others are equal copies"},
                                            {0}};
 
 static const CliOption export_options[] = {
@@ -138,8 +139,7 @@ int ckpt_import(const CliArgs *args) {
     int64_t collapse = cli_integer(args, "collapse-kv", 0);
     HfImportReport report;
     if (!dir) return cli_misuse(args->command, "-o CKPT is missing");
-    if (collapse > INT32_MAX)
-        return cli_misuse(args->command, "--collapse-kv takes a number of heads");
+    if (collapse > INT32_MAX) return cli_misuse(args->command, "--collapse-kv takes a number of heads");
     HfImportOptions options = {.collapse_kv = (int)collapse, .watch = watch_begin()};
     int exit_code = watch_end(hf_import(args->argument[0], dir, &options, &report));
     if (exit_code) return exit_code;
