@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "train/hf_import.h"
 #include "core/log.h"
-#include "train/checkpoint_internal.h"
+#include "train/checkpoint_weights.h"
 #include "train/hf_config.h"
 #include "train/hf_source.h"
 #include "train/run_config.h"
@@ -9,7 +9,6 @@
 #include <stdlib.h>
 #include <string.h>
 
-static const int64_t default_part_bytes = (int64_t)256 << 20;
 enum { COMPARED = 1 << 20 }; // elements at a time
 
 typedef struct {
@@ -18,10 +17,9 @@ typedef struct {
     ModelConfig config, file_config; // of the checkpoint; as config.json has it
     ParamTable params, file_params;  // the same weights in the same order; shapes differ where heads collapse
     HfTensor **tensor;               // of each weight
-    Part part;
-    json_t *files_json;
-    int64_t done, total, bytes; // elements copied, and to copy; bytes written
-    int not_finite;             // weights
+    WeightsWriter writer;
+    int64_t done, total; // elements copied, and to copy
+    int not_finite;      // weights
 } Import;
 
 #define PROBLEM(import, ...) (log_rank0(LOG_ERROR, __VA_ARGS__), (import)->source.problems++)
@@ -229,30 +227,15 @@ static Status read_weight(const Import *im, int weight, int64_t first, int64_t c
     return OK;
 }
 
-static Status flush(Import *im, const char *tmp) {
-    char name[80];
-    json_t *description;
-    int64_t bytes;
-    snprintf(name, sizeof name, "shard_00000_of_00001_part%03d.h5", (int)json_array_size(im->files_json));
-    part_seal(&im->part);
-    TRY(part_write(&im->part, &(PartPlace){.dir = tmp, .file = name}, &description, &bytes));
-    json_array_append_new(im->files_json, description);
-    im->bytes += bytes;
-    part_clear(&im->part);
-    return OK;
-}
-
 // Once a weight is not finite the others are read only to name those that are not, either.
-static Status copy_weight(Import *im, int weight, const char *tmp) {
+static Status copy_weight(Import *im, int weight) {
     const Param *p = &im->params.param[weight];
     int64_t size = param_size(p), not_finite = 0;
     for (int64_t done = 0, n; done < size; done += n) {
+        float *to;
         TRY(watch_step(&im->options->watch, 4 * im->done, 4 * im->total));
-        if (im->part.elements == im->part.capacity && !im->not_finite) TRY(flush(im, tmp));
-        if (im->not_finite) part_clear(&im->part);
-        n = im->part.capacity - im->part.elements;
-        if (n > size - done) n = size - done;
-        float *to = im->part.state[STATE_MASTER] + part_add(&im->part, p->name, p->dims, p->dim, done, n);
+        if (im->not_finite) part_clear(&im->writer.part);
+        TRY(weights_writer_room(&im->writer, p, done, size - done, &to, &n));
         TRY(read_weight(im, weight, done, n, to));
         for (int64_t i = 0; i < n; i++) not_finite += !isfinite(to[i]);
         im->done += n;
@@ -273,35 +256,17 @@ static json_t *make_record(const Import *im) {
     return record;
 }
 
-static Status commit(Import *im, const NewFolder *folder) {
-    json_t *record = make_record(im), *tensors = json_array();
-    if (!record) FAIL(ERR_CONFIG, "%s: the path is not UTF-8", im->source.dir);
-    for (int i = 0; i < im->params.count; i++) {
-        const Param *p = &im->params.param[i];
-        json_array_append_new(tensors, manifest_tensor(p->name, p->dims, p->dim));
-    }
-    ManifestContent content = {.states = 1, .record = record, .tensors = tensors, .files = im->files_json};
-    char *text = NULL;
-    size_t bytes;
-    Status status = manifest_text(&content, &text, &bytes);
-    if (status == OK) status = watch_step(&im->options->watch, 4 * im->done, 4 * im->total);
-    if (status == OK) status = folder_commit(folder->tmp, folder->path, text, bytes);
-    free(text);
-    json_decref(record);
-    json_decref(tensors);
-    return status;
-}
-
 static Status write_files(Import *im, const NewFolder *folder) {
-    int64_t part_bytes = im->options->part_bytes > 4 ? im->options->part_bytes : default_part_bytes;
-    im->part = part_create(1, part_bytes / 4);
-    im->files_json = json_array();
-    for (int i = 0; i < im->params.count; i++) TRY(copy_weight(im, i, folder->tmp));
+    for (int i = 0; i < im->params.count; i++) TRY(copy_weight(im, i));
     if (im->not_finite)
         FAIL(ERR_DATA, "%s: %d of its weights are not finite; fetch its files again, or choose a sound model",
              im->source.dir, im->not_finite);
-    if (im->part.elements) TRY(flush(im, folder->tmp));
-    return commit(im, folder);
+    TRY(watch_step(&im->options->watch, 4 * im->done, 4 * im->total));
+    json_t *record = make_record(im);
+    if (!record) FAIL(ERR_CONFIG, "%s: the path is not UTF-8", im->source.dir);
+    Status status = weights_writer_commit(&im->writer, &im->params, record, folder->path);
+    json_decref(record);
+    return status;
 }
 
 static void print_ignored(const char *path, const json_t *ignored) {
@@ -334,6 +299,7 @@ static Status import(Import *im, const char *hf_dir, const char *dir) {
     if (exists) FAIL(ERR_CONFIG, "%s: is there already; choose another -o", dir);
     TRY(read_folder(im, hf_dir));
     TRY(new_folder_begin(&folder, dir));
+    im->writer = weights_writer_create(folder.tmp, im->options->part_bytes);
     Status status = write_files(im, &folder);
     return status == OK ? OK : new_folder_abandon(&folder, status);
 }
@@ -342,11 +308,10 @@ Status hf_import(const char *hf_dir, const char *dir, const HfImportOptions *opt
                  HfImportReport *report) {
     Import im = {.options = options};
     Status status = import(&im, hf_dir, dir);
-    *report = (HfImportReport){.tensors = im.params.count, .parameters = im.total, .bytes = im.bytes};
+    *report = (HfImportReport){.tensors = im.params.count, .parameters = im.total, .bytes = im.writer.bytes};
     hf_source_close(&im.source);
     free(im.tensor);
-    part_free(&im.part);
-    json_decref(im.files_json);
+    weights_writer_free(&im.writer);
     params_free(&im.params);
     params_free(&im.file_params);
     return status;
