@@ -25,7 +25,11 @@ typedef struct {
 } CheckpointState;
 
 typedef struct {
+    int64_t step;
     double seconds, gather_seconds;
+    double stall_seconds; // training stood still: copy, checksums, agreement, commit
+    double copy_seconds,
+        write_seconds;        // of that the copy with its checksums; making files durable: slowest rank's
     int64_t bytes, raw_bytes; // on disk over all ranks; of tensors
 } CheckpointReport;
 
@@ -34,13 +38,36 @@ typedef struct {
     int64_t keep;       // newest ones that stay; 0 = all
     bool permanent;     // the first at or after a stage switch: never removed by keep
     int64_t part_bytes; // largest file, about; 0 = 1 GiB; a save needs twice this of memory
+    int64_t host_bytes; // most memory that a save may take on a rank; 0: no limit
 } CheckpointOptions;
 
 // Writes RUN/ckpt/step-%09d: visible only when whole and durable. record: run facts that the manifest keeps
 // (step, samples, tokens, config, plan, ledger …); borrowed. Then removes what keep says. Collective over the
 // world; the same status on every rank; on failure nothing is left behind and older checkpoints are whole.
-Status checkpoint_save(const CheckpointState *state, const json_t *record, const char *run_dir, int64_t step,
+Status checkpoint_save(const CheckpointState *state, json_t *record, const char *run_dir, int64_t step,
                        const CheckpointOptions *options, CheckpointReport *report);
+
+// ---- the same, beside the training: every rank's part of the state is copied to staging memory, which lives
+// as long as the run, and a thread writes it.
+
+// Bytes of a rank for staging and one file's image; 0 where that is more than options->host_bytes on any
+// rank: then only checkpoint_save is possible, which streams. Collective; the same on every rank.
+int64_t checkpoint_staging_bytes(const CheckpointState *state, const CheckpointOptions *options);
+typedef struct CheckpointWriter CheckpointWriter;
+CheckpointWriter *checkpoint_writer_create(const CheckpointState *state, const CheckpointOptions *options);
+void checkpoint_writer_destroy(CheckpointWriter *writer); // no save may be in flight
+// Copies and begins to write; the state may change as soon as this returns. What state, its params and mesh
+// point to stays until the finish. No other save may be in flight, nor a load: HDF5 belongs to the thread
+// now. Collective; same status on every rank.
+Status checkpoint_writer_begin(CheckpointWriter *writer, const CheckpointState *state, json_t *record,
+                               const char *run_dir, int64_t step);
+bool checkpoint_writer_busy(const CheckpointWriter *writer); // between begin and finish
+// news[0]: this rank is still writing, news[1]: it has failed. All ranks' maxima go to
+// checkpoint_writer_ready: true when checkpoint_writer_finish would not wait.
+void checkpoint_writer_news(CheckpointWriter *writer, int64_t news[2]);
+bool checkpoint_writer_ready(CheckpointWriter *writer, const int64_t most[2]);
+// Waits for the thread; then commits like checkpoint_save. Collective.
+Status checkpoint_writer_finish(CheckpointWriter *writer, CheckpointReport *report);
 
 // Fills held master, m, v and the buffers, after checking every byte that it uses. weights_only: masters
 // alone, m and v become 0, buffers are filled where the checkpoint has them; needed for checkpoints without

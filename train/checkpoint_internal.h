@@ -114,6 +114,35 @@ typedef struct {
 // Builds the HDF5 file and makes it durable. description: the manifest's entry for it, owned by the caller.
 Status part_write(const Part *part, const PartPlace *place, json_t **description, int64_t *bytes);
 
+// ---- one save (checkpoint_save.c)
+typedef struct {
+    CheckpointState state; // what it points to is borrowed
+    CheckpointOptions options;
+    char *run_dir;
+    int64_t step;
+    Group *world;
+    char tmp[FILE_PATH_BYTES];
+    json_t *record, *files; // files: what this rank wrote
+    int64_t bytes, raw_bytes;
+    double begun, copy_seconds, write_seconds, stall_seconds;
+} Save;
+typedef struct { // a walk over the owned slices that stops where a part is full
+    int slice;
+    int64_t done; // elements of it
+} SaveCursor;
+int64_t save_owned_elements(const CheckpointState *state);
+int64_t save_part_elements(const CheckpointState *state, const CheckpointOptions *options); // of a part
+Save save_create(const CheckpointState *state, json_t *record, const char *run_dir, int64_t step,
+                 const CheckpointOptions *options);
+void save_free(Save *save);
+Status save_begin(Save *save); // makes the folder. Collective
+void save_take_part(const Save *save, SaveCursor *at, Part *part);
+// Makes the part durable; calls no MPI and may run on a thread of its own.
+Status save_write_part(Save *save, const Part *part, int number);
+// After this rank's parts: agreement, manifest, name, retention. Collective; on failure nothing is left.
+Status save_finish(Save *save, Status written, CheckpointReport *report);
+Status save_failed(Save *save, Status status); // removes the folder, says why; returns status
+
 // ---- reading from one data file (checkpoint_file.c). Everything handed out has been checked first.
 typedef struct {
     const Manifest *manifest;

@@ -1,7 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0
 // Saving, by all ranks: every rank snapshots its owned slices part by part and makes each part durable; then
-// rank 0 writes the manifest and gives the folder its name.
+// rank 0 writes the manifest and gives the folder its name. checkpoint_writer.c does the first half beside
+// the training.
 #include "core/clock.h"
+#include "core/crc32c.h"
 #include "core/log.h"
 #include "train/checkpoint_internal.h"
 #include <stdlib.h>
@@ -10,31 +12,35 @@
 // Half of it is the snapshot and half the file's image, so a save needs twice this of memory.
 static const int64_t default_part_bytes = (int64_t)1 << 30;
 
-typedef struct {
-    const CheckpointState *state;
-    const CheckpointOptions *options;
-    int64_t step;
-    Group *world;
-    char tmp[FILE_PATH_BYTES];
-    json_t *files; // what this rank wrote
-    int64_t bytes, raw_bytes;
-} Save;
+int64_t save_owned_elements(const CheckpointState *state) {
+    int64_t owned = 0;
+    for (int i = 0; i < state->owned_count; i++) owned += state->owned[i].count;
+    return owned;
+}
 
-// A walk over the owned slices that stops where a part is full.
-typedef struct {
-    int slice;
-    int64_t done; // elements of it
-} Cursor;
-
-static int64_t part_capacity(const Save *save, int states) {
-    int64_t bytes = save->options->part_bytes > 0 ? save->options->part_bytes : default_part_bytes;
-    int64_t capacity = bytes / (4 * states), owned = 0;
-    for (int i = 0; i < save->state->owned_count; i++) owned += save->state->owned[i].count;
+int64_t save_part_elements(const CheckpointState *state, const CheckpointOptions *options) {
+    int64_t bytes = options->part_bytes > 0 ? options->part_bytes : default_part_bytes;
+    if (options->host_bytes > 0 && bytes > options->host_bytes / 2) bytes = options->host_bytes / 2;
+    int64_t capacity = bytes / (4 * STATE_KINDS), owned = save_owned_elements(state);
     if (capacity > owned) capacity = owned;
     return capacity > 0 ? capacity : 1;
 }
 
-static void snapshot(const CheckpointState *state, Cursor *at, Part *part) {
+// Copies and checksums in one pass, piece by piece, so that the checksum finds the copy in the cache.
+static uint32_t copy_values(float *to, const float *from, int64_t count) {
+    enum { PIECE = 1 << 15 };
+    uint32_t crc = 0;
+    for (int64_t done = 0; done < count; done += PIECE) {
+        size_t bytes = (size_t)(count - done < PIECE ? count - done : PIECE) * sizeof(float);
+        memcpy(to + done, from + done, bytes);
+        crc = crc32c(crc, to + done, bytes);
+    }
+    return crc;
+}
+
+void save_take_part(const Save *save, SaveCursor *at, Part *part) {
+    const CheckpointState *state = &save->state;
+    bool first = at->slice == 0 && at->done == 0;
     part_clear(part);
     while (at->slice < state->owned_count && part->elements < part->capacity) {
         const ZeroSlice *s = &state->owned[at->slice];
@@ -45,34 +51,42 @@ static void snapshot(const CheckpointState *state, Cursor *at, Part *part) {
             int64_t pos = part_add(part, p->name, p->dims, p->dim, s->first + at->done, count);
             const float *source[STATE_KINDS] = {s->master, s->m, s->v};
             for (int k = 0; k < part->states; k++)
-                memcpy(part->state[k] + pos, source[k] + at->done, (size_t)count * sizeof(float));
+                part->segment[part->segments - 1].crc[k] =
+                    copy_values(part->state[k] + pos, source[k] + at->done, count);
         }
         at->done += count;
-        if (at->done == s->count) *at = (Cursor){.slice = at->slice + 1};
+        if (at->done == s->count) *at = (SaveCursor){.slice = at->slice + 1};
     }
-    part_seal(part);
+    if (first && group_rank(save->world) == 0)
+        for (int i = 0; i < state->buffers; i++) part_add_buffer(part, &state->buffer[i]);
 }
 
-static Status write_parts(Save *save, Part *part) {
-    const CheckpointState *state = save->state;
-    int rank = group_rank(save->world), ranks = group_size(save->world);
-    Cursor at = {0};
-    for (int number = 0;; number++) {
-        snapshot(state, &at, part);
-        if (number == 0 && rank == 0)
-            for (int i = 0; i < state->buffers; i++) part_add_buffer(part, &state->buffer[i]);
-        if (!part->elements && !part->buffers) return OK;
-        char name[80];
-        snprintf(name, sizeof name, "shard_%05d_of_%05d_part%03d.h5", rank, ranks, number);
-        PartPlace place = {.dir = save->tmp, .file = name, .step = save->step, .zlib = save->options->zlib};
-        json_t *description;
-        int64_t bytes;
-        TRY(part_write(part, &place, &description, &bytes));
-        json_array_append_new(save->files, description);
-        save->bytes += bytes;
-        save->raw_bytes += 4 * part->elements * part->states;
-        if (at.slice == state->owned_count) return OK;
-    }
+Status save_write_part(Save *save, const Part *part, int number) {
+    if (!part->elements && !part->buffers) return OK;
+    char name[80];
+    snprintf(name, sizeof name, "shard_%05d_of_%05d_part%03d.h5", group_rank(save->world),
+             group_size(save->world), number);
+    PartPlace place = {.dir = save->tmp, .file = name, .step = save->step, .zlib = save->options.zlib};
+    json_t *description;
+    int64_t bytes;
+    TRY(part_write(part, &place, &description, &bytes));
+    json_array_append_new(save->files, description);
+    save->bytes += bytes;
+    save->raw_bytes += 4 * part->elements * part->states;
+    return OK;
+}
+
+static Status write_parts(Save *save) {
+    Part part = part_create(STATE_KINDS, save_part_elements(&save->state, &save->options));
+    SaveCursor at = {0};
+    Status status = OK;
+    int number = 0;
+    do {
+        save_take_part(save, &at, &part);
+        status = save_write_part(save, &part, number++);
+    } while (status == OK && at.slice < save->state.owned_count);
+    part_free(&part);
+    return status;
 }
 
 // ---- the manifest, on rank 0
@@ -98,8 +112,8 @@ static void take_description(void *context, int rank, const void *data, size_t b
 // Every tensor is named once over all ranks: dense ones by rank 0, experts by the first expert group.
 static json_t *describe_tensors(const Save *save) {
     json_t *list = json_array();
-    const ParamTable *table = save->state->params;
-    int rank = group_rank(save->world), ep = group_size(mesh_group(save->state->mesh, AXIS_EXPERT));
+    const ParamTable *table = save->state.params;
+    int rank = group_rank(save->world), ep = group_size(mesh_group(save->state.mesh, AXIS_EXPERT));
     for (int i = 0; i < table->count; i++) {
         const Param *p = &table->param[i];
         if (table->group[p->group].expert ? rank >= ep : rank > 0) continue;
@@ -117,68 +131,113 @@ static void gather(const Save *save, Gathered *all) {
     json_decref(message);
 }
 
-static Status commit(const Save *save, const Gathered *all, const json_t *record, const char *run_dir) {
+static Status commit(const Save *save, const Gathered *all) {
     if (all->malformed) FAIL(ERR_RUNTIME, "checkpoint: a rank's description of its files is malformed");
     ManifestContent content = {.step = save->step,
-                               .permanent = save->options->permanent,
-                               .zlib = save->options->zlib,
+                               .permanent = save->options.permanent,
+                               .zlib = save->options.zlib,
                                .states = STATE_KINDS,
-                               .record = record,
+                               .record = save->record,
                                .tensors = all->tensors,
                                .files = all->files};
     char dir[FILE_PATH_BYTES], *text;
     size_t bytes;
     TRY(manifest_text(&content, &text, &bytes));
-    folder_step_path(run_dir, save->step, dir, sizeof dir);
+    folder_step_path(save->run_dir, save->step, dir, sizeof dir);
     Status status = folder_commit(save->tmp, dir, text, bytes);
     free(text);
     return status;
 }
 
-// Collective, like all of it: every rank goes on to the next stage only where every rank is done with the
-// last.
-static Status save_all(Save *save, const char *run_dir, const json_t *record, double *gather_seconds) {
-    int root = group_rank(save->world) == 0;
-    Status status = root ? folder_prepare(run_dir, save->step, save->tmp, sizeof save->tmp) : OK;
-    TRY(group_agree(save->world, status));
-    group_broadcast(save->world, 0, save->tmp, sizeof save->tmp);
-    Part part = part_create(STATE_KINDS, part_capacity(save, STATE_KINDS));
-    status = write_parts(save, &part);
-    part_free(&part);
-    TRY(group_agree(save->world, status));
+static Status gather_and_commit(Save *save, CheckpointReport *report) {
     double begun = clock_seconds();
     Gathered all = {.tensors = json_array(), .files = json_array()};
     gather(save, &all);
-    *gather_seconds = clock_seconds() - begun;
-    status = root ? commit(save, &all, record, run_dir) : OK;
+    report->gather_seconds = clock_seconds() - begun;
+    Status status = group_rank(save->world) == 0 ? commit(save, &all) : OK;
     json_decref(all.tensors);
     json_decref(all.files);
     return group_agree(save->world, status);
 }
 
-Status checkpoint_save(const CheckpointState *state, const json_t *record, const char *run_dir, int64_t step,
-                       const CheckpointOptions *options, CheckpointReport *report) {
-    double begun = clock_seconds();
-    Save save = {.state = state,
-                 .options = options,
-                 .step = step,
-                 .world = mesh_group(state->mesh, AXIS_WORLD),
-                 .files = json_array()};
-    int root = group_rank(save.world) == 0;
-    *report = (CheckpointReport){0};
-    Status status = save_all(&save, run_dir, record, &report->gather_seconds);
-    json_decref(save.files);
-    if (status != OK) {
-        char reason[1024];
-        snprintf(reason, sizeof reason, "%s", status_text());
-        if (root && save.tmp[0] && file_remove_tree(save.tmp) != OK) log_rank(LOG_WARN, "%s", status_text());
-        FAIL(status, "checkpoint of step %ld was not written, older ones are whole: %s", (long)step, reason);
-    }
-    if (root && folder_retain(run_dir, options->keep) != OK) log_rank(LOG_WARN, "%s", status_text());
-    int64_t totals[2] = {save.bytes, save.raw_bytes};
-    group_sum_i64(save.world, totals, 2);
+Status save_begin(Save *save) {
+    Status status = group_rank(save->world) == 0
+                        ? folder_prepare(save->run_dir, save->step, save->tmp, sizeof save->tmp)
+                        : OK;
+    TRY(group_agree(save->world, status));
+    group_broadcast(save->world, 0, save->tmp, sizeof save->tmp);
+    return OK;
+}
+
+Status save_failed(Save *save, Status status) {
+    char reason[1024];
+    snprintf(reason, sizeof reason, "%s", status_text());
+    if (group_rank(save->world) == 0 && save->tmp[0] && file_remove_tree(save->tmp) != OK)
+        log_rank(LOG_WARN, "%s", status_text());
+    FAIL(status, "checkpoint of step %ld was not written, older ones are whole: %s", (long)save->step,
+         reason);
+}
+
+static void report_sizes(const Save *save, CheckpointReport *report) {
+    int64_t totals[2] = {save->bytes, save->raw_bytes};
+    double slowest[2] = {save->copy_seconds, save->write_seconds};
+    group_sum_i64(save->world, totals, 2);
+    group_max_f64(save->world, slowest, 2);
+    report->step = save->step;
     report->bytes = totals[0];
     report->raw_bytes = totals[1];
-    report->seconds = clock_seconds() - begun;
+    report->copy_seconds = slowest[0];
+    report->write_seconds = slowest[1];
+}
+
+Status save_finish(Save *save, Status written, CheckpointReport *report) {
+    double begun = clock_seconds();
+    *report = (CheckpointReport){0};
+    Status status = group_agree(save->world, written);
+    if (status == OK) status = gather_and_commit(save, report);
+    if (status != OK) return save_failed(save, status);
+    if (group_rank(save->world) == 0 && folder_retain(save->run_dir, save->options.keep) != OK)
+        log_rank(LOG_WARN, "%s", status_text());
+    report_sizes(save, report);
+    double now = clock_seconds();
+    report->stall_seconds = save->stall_seconds + now - begun;
+    report->seconds = now - save->begun;
     return OK;
+}
+
+Save save_create(const CheckpointState *state, json_t *record, const char *run_dir, int64_t step,
+                 const CheckpointOptions *options) {
+    Save save = {.state = *state,
+                 .options = *options,
+                 .run_dir = strdup(run_dir),
+                 .step = step,
+                 .world = mesh_group(state->mesh, AXIS_WORLD),
+                 .record = json_incref(record),
+                 .files = json_array(),
+                 .begun = clock_seconds()};
+    REQUIRE(save.run_dir && save.files, "out of memory");
+    return save;
+}
+
+void save_free(Save *save) {
+    free(save->run_dir);
+    json_decref(save->record);
+    json_decref(save->files);
+}
+
+Status checkpoint_save(const CheckpointState *state, json_t *record, const char *run_dir, int64_t step,
+                       const CheckpointOptions *options, CheckpointReport *report) {
+    Save save = save_create(state, record, run_dir, step, options);
+    *report = (CheckpointReport){0};
+    Status status = save_begin(&save);
+    if (status == OK) {
+        double begun = clock_seconds();
+        Status written = write_parts(&save);
+        save.write_seconds = clock_seconds() - begun;
+        save.stall_seconds = clock_seconds() - save.begun;
+        status = save_finish(&save, written, report);
+    } else
+        status = save_failed(&save, status);
+    save_free(&save);
+    return status;
 }

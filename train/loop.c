@@ -17,12 +17,12 @@ typedef struct {
     Group *world;
     ProgressBar bar;
     HeldOut held_out;
-    const char **source; // names
-    int64_t *src_tokens; // [sources] trained on so far
-    int64_t steps;       // of the whole run
-    int next_stage;      // the first one (from 0) that no step has begun
-    int64_t saved_step, evaluated_step;
-    double step_seconds; // moving mean of everything between two steps' ends
+    const char **source;                             // names
+    int64_t *src_tokens;                             // [sources] trained on so far
+    int64_t steps;                                   // of the whole run
+    int next_stage;                                  // the first one (from 0) that no step has begun
+    int64_t saved_step, saving_step, evaluated_step; // saving: the newest that a save was begun for
+    double step_seconds;                             // moving mean of everything between two steps' ends
     double last_end;
     double peak;    // FLOP/s of all ranks
     Status trouble; // of this rank alone, with writing its records: told at the next poll
@@ -40,10 +40,10 @@ static double eta(const Loop *loop) {
 }
 
 // "  120/500": as wide for the last step.
-static const char *position(const Loop *loop, char out[48]) {
+static const char *position(const Loop *loop, int64_t step, char out[48]) {
     char total[24];
     int width = snprintf(total, sizeof total, "%lld", (long long)loop->steps);
-    snprintf(out, 48, "%*lld/%s", width > 6 ? width : 6, (long long)loop->state->step, total);
+    snprintf(out, 48, "%*lld/%s", width > 6 ? width : 6, (long long)step, total);
     return out;
 }
 
@@ -60,7 +60,7 @@ static void print_step(Loop *loop, const StepMetrics *m, int64_t step_tokens) {
     }
     log_rank0(LOG_INFO,
               "step %s | loss %.4f | gnorm %.3f | lr %.1e | %s | %s tok/s | sol %.0f%%%s%s | eta %s",
-              position(loop, at), m->loss, m->gnorm, m->lr, short_duration(m->step_s).text,
+              position(loop, loop->state->step, at), m->loss, m->gnorm, m->lr, short_duration(m->step_s).text,
               short_rate((double)step_tokens / m->step_s).text, 100 * m->sol, exchange, routing,
               short_duration(eta(loop)).text);
 }
@@ -109,22 +109,6 @@ static void record_step(Loop *loop, StepMetrics *m, int64_t samples_before) {
     loop->summary->loss = m->loss;
 }
 
-static Status check_finite(Loop *loop, const StepMetrics *m) {
-    if (isfinite(m->loss) && isfinite(m->gnorm)) return OK;
-    note(loop, metrics_event(loop->options->metrics, "diverged", m->step, NULL));
-    if (loop->saved_step <= 0)
-        FAIL(ERR_DIVERGED,
-             "step %lld: loss %g, gradient norm %g: training has diverged before its first checkpoint; try a "
-             "smaller "
-             "optim.lr or a longer optim.warmup",
-             (long long)m->step, fabs(m->loss), fabs(m->gnorm));
-    FAIL(ERR_DIVERGED,
-         "step %lld: loss %g, gradient norm %g: training has diverged; nothing was saved after step %lld. Go "
-         "on from an "
-         "earlier checkpoint (--resume=STEP) with a smaller optim.lr",
-         (long long)m->step, fabs(m->loss), fabs(m->gnorm), (long long)loop->saved_step);
-}
-
 // ---- evaluation
 
 static void print_evaluation(Loop *loop, const EvalResult *result) {
@@ -133,8 +117,8 @@ static void print_evaluation(Loop *loop, const EvalResult *result) {
     for (int s = 0; s < result->sources && n < (int)sizeof sources; s++)
         n += snprintf(sources + n, sizeof sources - (size_t)n, " %s %.4f", loop->held_out.task.name[s],
                       result->loss[s]);
-    log_rank0(LOG_INFO, "eval %s | loss %.4f ppl %.2f |%s | %s", position(loop, at), result->mean,
-              exp(result->mean), sources, short_duration(result->seconds).text);
+    log_rank0(LOG_INFO, "eval %s | loss %.4f ppl %.2f |%s | %s", position(loop, loop->state->step, at),
+              result->mean, exp(result->mean), sources, short_duration(result->seconds).text);
 }
 
 static json_t *finite_or_null(double value) {
@@ -175,49 +159,96 @@ static bool after_switch(const Loop *loop, int64_t samples_before, int64_t sampl
     return false;
 }
 
-static void report_save(Loop *loop, const CheckpointReport *report, bool permanent) {
+CheckpointOptions loop_checkpoint_options(const RunConfig *config) {
+    return (CheckpointOptions){.zlib = strcmp(config->checkpoint.compress, "zlib") == 0,
+                               .keep = config->checkpoint.keep,
+                               .host_bytes = config->checkpoint.host_bytes};
+}
+
+static void report_save(Loop *loop, const CheckpointReport *report, bool permanent, bool background) {
     const RunConfig *c = loop->state->config;
     char at[48], keep[48] = "";
     if (permanent)
         snprintf(keep, sizeof keep, " | kept for ever");
     else if (c->checkpoint.keep > 0)
         snprintf(keep, sizeof keep, " | keep %lld", (long long)c->checkpoint.keep);
+    double parameters = (double)report->raw_bytes / 12, rate = (double)report->bytes / report->write_seconds;
     progress_bar_clear(&loop->bar);
-    log_rank0(LOG_INFO, "save %s | ckpt/step-%09lld %s in %s%s", position(loop, at),
-              (long long)loop->state->step, short_bytes((double)report->bytes).text,
-              short_duration(report->seconds).text, keep);
-    json_t *more = json_pack("{s:I, s:f, s:b}", "bytes", (json_int_t)report->bytes, "seconds",
-                             report->seconds, "permanent", permanent);
-    note(loop, metrics_event(loop->options->metrics, "save", loop->state->step, more));
+    log_rank0(LOG_INFO, "save %s | ckpt/step-%09lld %s in %s, stall %s | %.2f B/param | %s/s%s",
+              position(loop, report->step, at), (long long)report->step,
+              short_bytes((double)report->bytes).text, short_duration(report->seconds).text,
+              short_duration(report->stall_seconds).text, (double)report->bytes / parameters,
+              short_bytes(rate).text, keep);
+    json_t *more = json_pack("{s:I, s:f, s:f, s:f, s:f, s:f, s:f, s:b, s:b}", "bytes",
+                             (json_int_t)report->bytes, "seconds", report->seconds, "stall_s",
+                             report->stall_seconds, "copy_s", report->copy_seconds, "write_s",
+                             report->write_seconds, "bytes_per_param", (double)report->bytes / parameters,
+                             "gb_s", rate / 1e9, "background", background, "permanent", permanent);
+    note(loop, metrics_event(loop->options->metrics, "save", report->step, more));
+}
+
+// Waits for the save in flight, if there is one.
+static Status finish_save(Loop *loop) {
+    CheckpointReport report;
+    if (!checkpoint_writer_busy(loop->options->writer)) return OK;
+    TRY(checkpoint_writer_finish(loop->options->writer, &report));
+    loop->saved_step = report.step;
+    report_save(loop, &report, false, true);
+    return OK;
+}
+
+// A save along the way that fails (a full disk) is told and tried again at the next occasion; older ones are
+// whole.
+static void warn_unless_saved(Loop *loop, int64_t step, Status status) {
+    if (status == OK) return;
+    progress_bar_clear(&loop->bar);
+    log_rank0(LOG_WARN, "step %lld was not saved: %s; training goes on", (long long)step, status_text());
+    json_t *more = json_pack("{s:s}", "message", status_text());
+    note(loop, metrics_event(loop->options->metrics, "save_failed", step, more));
+}
+
+// One save is in flight at most.
+static void finish_or_warn(Loop *loop) {
+    warn_unless_saved(loop, loop->saving_step, finish_save(loop));
+}
+
+static Status begin_save(Loop *loop) {
+    TrainState *s = loop->state;
+    CheckpointBuffer bias;
+    CheckpointState part = state_checkpoint(s, &bias);
+    json_t *record = start_record(s, loop->options->resolved_yaml, loop->options->version);
+    loop->saving_step = s->step;
+    Status status =
+        checkpoint_writer_begin(loop->options->writer, &part, record, loop->options->run_dir, s->step);
+    json_decref(record);
+    return status;
 }
 
 static Status save(Loop *loop, bool permanent) {
     TrainState *s = loop->state;
     CheckpointBuffer bias;
     CheckpointReport report;
+    finish_or_warn(loop);
     if (loop->saved_step == s->step) return OK;
     CheckpointState part = state_checkpoint(s, &bias);
-    CheckpointOptions options = {.zlib = strcmp(s->config->checkpoint.compress, "zlib") == 0,
-                                 .keep = s->config->checkpoint.keep,
-                                 .permanent = permanent};
+    CheckpointOptions options = loop_checkpoint_options(s->config);
+    options.permanent = permanent;
     json_t *record = start_record(s, loop->options->resolved_yaml, loop->options->version);
     Status status = checkpoint_save(&part, record, loop->options->run_dir, s->step, &options, &report);
     json_decref(record);
     TRY(group_agree(loop->world, status));
     loop->saved_step = s->step;
-    report_save(loop, &report, permanent);
+    report_save(loop, &report, permanent, false);
     return OK;
 }
 
-// A save along the way that fails (a full disk) is told and tried again at the next occasion; older ones are
-// whole.
+// What lasts for ever is waited for.
 static void save_or_warn(Loop *loop, bool permanent) {
-    if (save(loop, permanent) == OK) return;
-    progress_bar_clear(&loop->bar);
-    log_rank0(LOG_WARN, "step %lld was not saved: %s; training goes on", (long long)loop->state->step,
-              status_text());
-    json_t *more = json_pack("{s:s}", "message", status_text());
-    note(loop, metrics_event(loop->options->metrics, "save_failed", loop->state->step, more));
+    if (loop->options->writer && !permanent) {
+        finish_or_warn(loop);
+        warn_unless_saved(loop, loop->state->step, begin_save(loop));
+    } else
+        warn_unless_saved(loop, loop->state->step, save(loop, permanent));
 }
 
 static bool is_due(int64_t step, int64_t every) {
@@ -245,12 +276,29 @@ static Status stop_early(Loop *loop) {
     note(loop, metrics_event(options->metrics, "signal", loop->state->step, more));
     if (loop->state->step > 0) TRY(save(loop, false));
     log_rank0(LOG_INFO, "stop %s | %s | go on with: floe train %s/config.yaml -o %s -n %d",
-              position(loop, at), options->signals->reason, options->run_dir, options->run_dir,
-              group_size(loop->world));
+              position(loop, loop->state->step, at), options->signals->reason, options->run_dir,
+              options->run_dir, group_size(loop->world));
     return ERR_TEMPORARY;
 }
 
 // ---- the run
+
+static Status check_finite(Loop *loop, const StepMetrics *m) {
+    if (isfinite(m->loss) && isfinite(m->gnorm)) return OK;
+    finish_or_warn(loop);
+    note(loop, metrics_event(loop->options->metrics, "diverged", m->step, NULL));
+    if (loop->saved_step <= 0)
+        FAIL(ERR_DIVERGED,
+             "step %lld: loss %g, gradient norm %g: training has diverged before its first checkpoint; try a "
+             "smaller "
+             "optim.lr or a longer optim.warmup",
+             (long long)m->step, fabs(m->loss), fabs(m->gnorm));
+    FAIL(ERR_DIVERGED,
+         "step %lld: loss %g, gradient norm %g: training has diverged; nothing was saved after step %lld. Go "
+         "on from an "
+         "earlier checkpoint (--resume=STEP) with a smaller optim.lr",
+         (long long)m->step, fabs(m->loss), fabs(m->gnorm), (long long)loop->saved_step);
+}
 
 static void start(Loop *loop) {
     TrainState *s = loop->state;
@@ -270,14 +318,24 @@ static void start(Loop *loop) {
     loop->last_end = clock_seconds();
 }
 
+// What others ask, and whether the save in flight is ready on all ranks.
+static Status poll(Loop *loop) {
+    Signals *signals = loop->options->signals;
+    checkpoint_writer_news(loop->options->writer, signals->carried);
+    TRY(signals_poll(signals, loop->trouble));
+    if (checkpoint_writer_ready(loop->options->writer, signals->carried)) finish_or_warn(loop);
+    return OK;
+}
+
 static Status run(Loop *loop) {
     TrainState *s = loop->state;
     StepMetrics metrics;
     while (s->step < loop->steps) {
         int64_t before = batch_first_sample(&s->config->batch.plan, s->step + 1);
-        TRY(signals_poll(loop->options->signals, loop->trouble));
+        TRY(poll(loop));
         if (loop->options->signals->stop) return stop_early(loop);
         TRY(train_step(s, &metrics));
+        metrics.saving = checkpoint_writer_busy(loop->options->writer);
         record_step(loop, &metrics, before);
         TRY(check_finite(loop, &metrics));
         if (is_due(s->step, s->config->eval.every)) TRY(evaluate(loop));
@@ -301,6 +359,10 @@ Status train_loop(TrainState *state, const LoopOptions *options, LoopSummary *ou
     double begun = clock_seconds();
     start(&loop);
     Status status = run(&loop);
+    char reason[2048];
+    snprintf(reason, sizeof reason, "%s", status_text());
+    finish_or_warn(&loop);
+    if (status != OK) status_fail(status, __FILE__, __LINE__, "%s", reason);
     progress_bar_clear(&loop.bar);
     out->seconds = clock_seconds() - begun;
     held_out_free(&loop.held_out);

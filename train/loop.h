@@ -9,9 +9,13 @@ typedef struct {
     const char *resolved_yaml, *version; // for the checkpoints' records
     Signals *signals;
     Metrics *metrics;
-    int64_t saved_step;   // the one that the run's folder has already; -1: none
-    Evaluator *evaluator; // NULL where nothing is held out
+    int64_t saved_step;       // the one that the run's folder has already; -1: none
+    Evaluator *evaluator;     // NULL where nothing is held out
+    CheckpointWriter *writer; // NULL: saves make the training wait
 } LoopOptions;
+
+// What the configuration says of saves; those along the way.
+CheckpointOptions loop_checkpoint_options(const RunConfig *config);
 
 typedef struct {
     int64_t first_step, steps; // first: done before; steps: done here

@@ -171,6 +171,7 @@ Status metrics_step(Metrics *metrics, const StepMetrics *m, const MetricsTokens 
     put(out, "optim_s", m->optim_s, 9);
     put(out, "reduce_s", m->reduce_s, 9);
     put_layers(out, m);
+    if (m->saving) fputs(",\"saving\":true", out);
     if (!isfinite(m->loss) || !isfinite(m->aux) || !isfinite(m->z) || !isfinite(m->gnorm))
         fputs(",\"nonfinite\":true", out);
     fputs("}\n", out);

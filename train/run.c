@@ -22,6 +22,7 @@ typedef struct {
     Mesh *mesh;
     TrainState state;
     Evaluator *evaluator;
+    CheckpointWriter *writer;
     Metrics metrics;
     Signals signals;
     Start start;
@@ -170,6 +171,24 @@ static Status create_evaluator(Run *run) {
     return evaluator_create(&run->evaluator, &run->state, (int)c->batch.micro, (int)c->batch.seq_len);
 }
 
+// The memory it needs, in bytes. Without saves along the way there is none.
+static int64_t create_writer(Run *run) {
+    const RunConfig *c = run->config;
+    CheckpointBuffer bias;
+    CheckpointState state = state_checkpoint(&run->state, &bias);
+    CheckpointOptions options = loop_checkpoint_options(c);
+    if (!c->checkpoint.background || c->checkpoint.every <= 0) return 0;
+    int64_t bytes = checkpoint_staging_bytes(&state, &options);
+    if (bytes > 0)
+        run->writer = checkpoint_writer_create(&state, &options);
+    else
+        log_rank0(LOG_INFO,
+                  "saves     in pieces, and training waits for them: a copy of the state is more than "
+                  "checkpoint.host_bytes = %s",
+                  short_bytes((double)options.host_bytes).text);
+    return bytes;
+}
+
 static Status begin(Run *run) {
     const RunRequest *request = run->request;
     TRY(prepare(run));
@@ -183,7 +202,8 @@ static Status begin(Run *run) {
     start_lines_print(&run->state,
                       &(RunNames){request->version, request->file[request->files - 1], run->run_dir});
     TRY(create_evaluator(run));
-    json_t *memory = memory_plan(&run->state, run->evaluator ? evaluator_bytes(run->evaluator) : 0);
+    int64_t staging = create_writer(run);
+    json_t *memory = memory_plan(&run->state, run->evaluator ? evaluator_bytes(run->evaluator) : 0, staging);
     memory_plan_print(memory);
     Status status = start_state(&run->state, &request->start, run->run_dir, &run->start);
     if (status == OK) start_lines_resume(&run->state, &run->start);
@@ -247,7 +267,8 @@ static Status go(Run *run) {
                            .signals = &run->signals,
                            .metrics = &run->metrics,
                            .saved_step = run->start.kind == START_RESUMED ? run->state.step : -1,
-                           .evaluator = run->evaluator};
+                           .evaluator = run->evaluator,
+                           .writer = run->writer};
     Status ended = run->config->train.canary ? canary_run(&run->state) : OK;
     if (ended == OK) ended = train_loop(&run->state, &options, &summary);
     char text[2048];
@@ -267,6 +288,7 @@ Status run_train(const RunRequest *request, bool *printed) {
     metrics_close(&run.metrics);
     json_decref(run.meta);
     evaluator_destroy(run.evaluator);
+    checkpoint_writer_destroy(run.writer);
     if (run.state.config) state_destroy(&run.state);
     if (run.mesh) mesh_destroy(run.mesh);
     run_folder_close(&run.folder);

@@ -100,6 +100,8 @@ const Option run_option[] = {
 
     {"checkpoint.every", PLAIN(OPTION_STEPS), "100", "distance of checkpoints; 0: one at the end only", BY_ITSELF},
     {"checkpoint.keep", INTEGER(0, LONG_MOST), "3", "newest checkpoints that stay; 0: all", FILLS(checkpoint.keep)},
+    {"checkpoint.background", PLAIN(OPTION_BOOL), "true", "write checkpoints beside the training, from a copy of the state", FILLS(checkpoint.background)},
+    {"checkpoint.host_bytes", INTEGER(1 << 20, LONG_MOST), "4294967296", "most bytes of memory that a rank's save takes; a larger state is written in pieces while training waits", FILLS(checkpoint.host_bytes)},
     {"checkpoint.compress", CHOICE("none|zlib"), "none", "compression of checkpoints", FILLS(checkpoint.compress)},
 
     {"eval.every", PLAIN(OPTION_STEPS), "50", "distance of evaluations; 0: one at the end only", BY_ITSELF},

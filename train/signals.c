@@ -80,8 +80,10 @@ static int64_t own_reason(Signals *signals) {
 }
 
 Status signals_poll(Signals *signals, Status own) {
-    int64_t news[] = {signals->stop ? NO_REASON : own_reason(signals), own};
-    group_max_i64(signals->world, news, 2);
+    int64_t news[] = {signals->stop ? NO_REASON : own_reason(signals), own, signals->carried[0],
+                      signals->carried[1]};
+    group_max_i64(signals->world, news, 4);
+    memcpy(signals->carried, news + 2, sizeof signals->carried);
     if (news[1] != OK) return group_agree(signals->world, own);
     if (news[0] == NO_REASON) return OK;
     signals->reason = reason_text[news[0]];

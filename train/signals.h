@@ -11,6 +11,7 @@ typedef struct {
     double deadline;     // of clock_seconds(); 0: none
     double next_look;    // when the control files are looked at again
     bool stop, save;     // asked and agreed; who saves sets save back to false
+    int64_t carried[2];  // travels with a poll: this rank's before it, all ranks' maximum after it
     const char *reason;  // what asked last: "SIGTERM", "ctl/stop", "--max-time", …
 } Signals;
 

@@ -169,9 +169,10 @@ static json_t *most_of_ranks(const TrainState *state, json_t *object, bool with_
     return object;
 }
 
-json_t *memory_plan(const TrainState *state, int64_t evaluation) {
+json_t *memory_plan(const TrainState *state, int64_t evaluation, int64_t checkpoints) {
     json_t *plan = state_bytes(state);
     json_object_set_new(plan, "evaluation", json_integer((json_int_t)evaluation));
+    json_object_set_new(plan, "checkpoints", json_integer((json_int_t)checkpoints));
     return most_of_ranks(state, plan, true);
 }
 

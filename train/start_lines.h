@@ -11,9 +11,9 @@ typedef struct {
 void start_lines_print(const TrainState *state, const RunNames *names);
 void start_lines_resume(const TrainState *state, const Start *start);
 
-// {"weights": …, …, "total": …}: the most that any rank plans, by purpose; extra: of the evaluation model.
-// Owned by the caller. Collective over the world.
-json_t *memory_plan(const TrainState *state, int64_t evaluation);
+// {"weights": …, …, "total": …}: the most that any rank plans, by purpose; of the evaluation model and of
+// checkpoints' copies as given. Owned by the caller. Collective over the world.
+json_t *memory_plan(const TrainState *state, int64_t evaluation, int64_t checkpoints);
 void memory_plan_print(const json_t *plan);
 // Private memory of this process, in bytes: what it holds now.
 int64_t memory_held(void);

@@ -1,0 +1,156 @@
+// SPDX-License-Identifier: Apache-2.0
+// A save beside the training. The main thread copies the owned slices to staging memory; a thread of this
+// rank makes the files of it; the main thread commits. Only the main thread talks to other ranks.
+#include "core/clock.h"
+#include "train/checkpoint_internal.h"
+#include <pthread.h>
+#include <signal.h>
+#include <stdatomic.h>
+#include <stdlib.h>
+#include <string.h>
+
+typedef enum { WRITER_IDLE, WRITER_RUNNING, WRITER_DURABLE, WRITER_FAILED } WriterStage;
+
+struct CheckpointWriter {
+    CheckpointOptions options;
+    Part *part; // the staging memory: all of this rank's state
+    int parts;
+    Save save; // the thread's while it runs, else the main thread's
+    pthread_t thread;
+    bool started;
+    atomic_int stage;
+    atomic_bool cancel; // another rank has failed: the rest need not be written
+    Status status;      // of the thread, with its text
+    char reason[1024];
+};
+
+// ---- memory
+
+int64_t checkpoint_staging_bytes(const CheckpointState *state, const CheckpointOptions *options) {
+    int64_t each = 4 * STATE_KINDS, part = save_part_elements(state, options);
+    int64_t bytes = each * (save_owned_elements(state) + part), most = bytes;
+    group_max_i64(mesh_group(state->mesh, AXIS_WORLD), &most, 1);
+    return options->host_bytes > 0 && most > options->host_bytes ? 0 : bytes;
+}
+
+CheckpointWriter *checkpoint_writer_create(const CheckpointState *state, const CheckpointOptions *options) {
+    CheckpointWriter *writer = calloc(1, sizeof *writer);
+    int64_t owned = save_owned_elements(state), capacity = save_part_elements(state, options);
+    REQUIRE(writer, "out of memory");
+    writer->options = *options;
+    writer->parts = owned ? (int)((owned + capacity - 1) / capacity) : 1;
+    writer->part = calloc((size_t)writer->parts, sizeof *writer->part);
+    REQUIRE(writer->part, "out of memory: %d parts", writer->parts);
+    for (int i = 0; i < writer->parts; i++) {
+        int64_t left = owned - i * capacity;
+        writer->part[i] = part_create(STATE_KINDS, left > capacity ? capacity : left);
+        // Touched now: the first copy would wait for every page.
+        for (int k = 0; k < STATE_KINDS; k++)
+            memset(writer->part[i].state[k], 0, (size_t)writer->part[i].capacity * sizeof(float));
+    }
+    return writer;
+}
+
+void checkpoint_writer_destroy(CheckpointWriter *writer) {
+    if (!writer) return;
+    REQUIRE(!checkpoint_writer_busy(writer), "a save is in flight");
+    for (int i = 0; i < writer->parts; i++) part_free(&writer->part[i]);
+    free(writer->part);
+    free(writer);
+}
+
+// ---- the thread
+
+static void *write_parts(void *context) {
+    CheckpointWriter *writer = context;
+    double begun = clock_seconds();
+    Status status = OK;
+    for (int i = 0; status == OK && i < writer->parts && !atomic_load(&writer->cancel); i++)
+        status = save_write_part(&writer->save, &writer->part[i], i);
+    writer->save.write_seconds = clock_seconds() - begun;
+    writer->status = status;
+    if (status != OK) snprintf(writer->reason, sizeof writer->reason, "%s", status_text());
+    atomic_store(&writer->stage, status == OK ? WRITER_DURABLE : WRITER_FAILED);
+    return NULL;
+}
+
+// With the signals blocked that end or steer the run: they are the main thread's.
+static int start_thread(CheckpointWriter *writer) {
+    sigset_t blocked, before;
+    sigfillset(&blocked);
+    for (int i = 0; i < 5; i++) sigdelset(&blocked, (int[]){SIGSEGV, SIGBUS, SIGFPE, SIGILL, SIGABRT}[i]);
+    pthread_sigmask(SIG_SETMASK, &blocked, &before);
+    int failed = pthread_create(&writer->thread, NULL, write_parts, writer);
+    pthread_sigmask(SIG_SETMASK, &before, NULL);
+    return failed;
+}
+
+// ---- the main thread
+
+static void take_state(CheckpointWriter *writer) {
+    Save *save = &writer->save;
+    double begun = clock_seconds();
+    SaveCursor at = {0};
+    int64_t taken = 0;
+    for (int i = 0; i < writer->parts; i++) {
+        save_take_part(save, &at, &writer->part[i]);
+        taken += writer->part[i].elements;
+    }
+    REQUIRE(taken == save_owned_elements(&save->state), "step %ld: the state has grown", (long)save->step);
+    save->copy_seconds = clock_seconds() - begun;
+}
+
+Status checkpoint_writer_begin(CheckpointWriter *writer, const CheckpointState *state, json_t *record,
+                               const char *run_dir, int64_t step) {
+    REQUIRE(!checkpoint_writer_busy(writer), "a save is in flight");
+    Save *save = &writer->save;
+    *save = save_create(state, record, run_dir, step, &writer->options);
+    Status status = save_begin(save);
+    if (status != OK) {
+        status = save_failed(save, status);
+        save_free(save);
+        return status;
+    }
+    take_state(writer);
+    writer->status = OK;
+    atomic_store(&writer->cancel, false);
+    atomic_store(&writer->stage, WRITER_RUNNING);
+    int failed = start_thread(writer);
+    writer->started = !failed;
+    if (failed) { // told at the finish, by all ranks
+        writer->status = ERR_RUNTIME;
+        snprintf(writer->reason, sizeof writer->reason, "cannot start a thread: %s", strerror(failed));
+        atomic_store(&writer->stage, WRITER_FAILED);
+    }
+    save->stall_seconds = clock_seconds() - save->begun;
+    return OK;
+}
+
+bool checkpoint_writer_busy(const CheckpointWriter *writer) {
+    return writer && atomic_load(&writer->stage) != WRITER_IDLE;
+}
+
+void checkpoint_writer_news(CheckpointWriter *writer, int64_t news[2]) {
+    int stage = writer ? atomic_load(&writer->stage) : WRITER_IDLE;
+    news[0] = stage == WRITER_RUNNING;
+    news[1] = stage == WRITER_FAILED;
+}
+
+bool checkpoint_writer_ready(CheckpointWriter *writer, const int64_t most[2]) {
+    if (!checkpoint_writer_busy(writer)) return false;
+    if (most[1]) atomic_store(&writer->cancel, true);
+    return !most[0];
+}
+
+Status checkpoint_writer_finish(CheckpointWriter *writer, CheckpointReport *report) {
+    REQUIRE(checkpoint_writer_busy(writer), "no save is in flight");
+    double begun = clock_seconds();
+    if (writer->started) pthread_join(writer->thread, NULL);
+    atomic_store(&writer->stage, WRITER_IDLE);
+    writer->save.stall_seconds += clock_seconds() - begun;
+    Status status = writer->status;
+    if (status != OK) status_fail(status, __FILE__, __LINE__, "%s", writer->reason);
+    status = save_finish(&writer->save, status, report);
+    save_free(&writer->save);
+    return status;
+}
