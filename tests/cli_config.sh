@@ -79,6 +79,18 @@ has out '478,584,608,768 total, 17,318,647,808 active'
 cp out arctic.yaml
 code 0 "$floe" config diff arctic-480b arctic.yaml
 [ -s out ] && fail "config show does not print a configuration of the same values"
+for file in "$FLOE_PRESETS"/*.yaml; do
+    preset=$(basename "$file" .yaml)
+    code 0 "$floe" config show "$preset"
+    has out ' active a token'
+    has out ' flop a token'
+    has out '# training state '
+    cp out shown.yaml
+    code 0 "$floe" config diff "$preset" shown.yaml
+    [ -s out ] && fail "config show $preset does not print a configuration of the same values: $(cat out)"
+done
+code 0 "$floe" config show apus-xdan-136b
+has out '113,662,983,168 total, 60,814,752,768 active'
 code 0 "$floe" config diff tiny tiny optim.lr=0.25
 [ "$(cat out)" = 'optim.lr                         0.003 -> 0.25' ] || fail "config diff: $(cat out)"
 code 0 "$floe" config show arctic-480b --json
@@ -89,6 +101,9 @@ code 0 "$floe" config keys optim
 has out optim.weight_decay
 grep -q model out && fail "config keys optim lists other keys"
 code 2 "$floe" config keys optiim
+code 0 "$floe" config keys model.moe_input
+has out 'by arch'
+has out 'one of layer, attention'
 code 0 "$floe" config keys --format json
 code 0 "$floe" config keys --format markdown
 cmp out "$here/../docs/configuration.md" ||

@@ -120,19 +120,34 @@ static Status check_vocabulary(const RunConfig *c) {
 typedef struct {
     ZeroBytes state;
     ModelBytes model;
-    double total;
+    double evaluation, total;
 } Plan; // bytes of a rank
+
+static double model_total(const ModelBytes *bytes) {
+    return (double)bytes->saved + (double)bytes->working + (double)bytes->tables;
+}
+
+static bool has_held_out(const DataConfig *data) {
+    bool any = data->sources > 0 && data->holdout > 0;
+    for (int i = 0; i < data->sources; i++) any |= data->source[i].valid != NULL;
+    return any;
+}
 
 static Plan plan_of(const RunConfig *c, int ranks) {
     ParamTable params = {0};
-    ModelRun run = train_model_run(c);
+    ModelRun run = train_model_run(c), forward = run;
+    forward.training = false;
     model_describe(&c->model, 0, c->model.experts / c->parallel.ep, &params);
     Plan plan = {.state = zero_plan_bytes(&params, c->parallel.zero, ranks, c->parallel.ep),
                  .model = model_plan_bytes(&c->model, &run, c->parallel.ep)};
     params_free(&params);
+    if (c->eval.sequences > 0 && has_held_out(&c->data)) {
+        ModelBytes evaluation = model_plan_bytes(&c->model, &forward, c->parallel.ep);
+        plan.evaluation = model_total(&evaluation);
+    }
     plan.total = (double)plan.state.weights + (double)plan.state.grads + (double)plan.state.optimizer +
-                 (double)plan.state.staging + (double)plan.model.saved + (double)plan.model.working +
-                 (double)plan.model.tables;
+                 (double)plan.state.staging + model_total(&plan.model) + plan.evaluation +
+                 STREAM_SCRATCH_BYTES;
     return plan;
 }
 
@@ -144,12 +159,13 @@ static void print_plan(const RunConfig *c, int ranks) {
     printf("batch     %lld seqs x %lld tok on %d ranks, %lld steps = %s tokens\n",
            (long long)c->batch.sequences, (long long)c->batch.seq_len, ranks, (long long)c->train.steps,
            short_count((double)c->train.tokens).text);
-    printf("memory    %s a rank: weights %s, grads %s, optimizer %s, staging %s, activations %s, working %s, "
-           "tables %s\n",
+    printf("memory    plan %s/rank: weights %s, grads %s, optimizer %s, reduce_staging %s, activations %s, "
+           "working %s, tables %s, kernel_scratch %s, evaluation %s\n",
            short_bytes(plan.total).text, short_bytes((double)plan.state.weights).text,
            short_bytes((double)plan.state.grads).text, short_bytes((double)plan.state.optimizer).text,
            short_bytes((double)plan.state.staging).text, short_bytes((double)plan.model.saved).text,
-           short_bytes((double)plan.model.working).text, short_bytes((double)plan.model.tables).text);
+           short_bytes((double)plan.model.working).text, short_bytes((double)plan.model.tables).text,
+           short_bytes(STREAM_SCRATCH_BYTES).text, short_bytes(plan.evaluation).text);
     printf("dry run   nothing was started or written\n");
     fflush(stdout);
 }
@@ -158,7 +174,7 @@ static void print_plan(const RunConfig *c, int ranks) {
 static Status check_fit(const RunConfig *c, int ranks) {
     if (getenv("FLOE_MPIRUN_ARGS")) return OK;
     Plan plan = plan_of(c, ranks);
-    double need = (double)ranks * plan.total, kept = (double)plan.model.saved + (double)plan.model.working;
+    double need = (double)ranks * plan.total, kept = model_total(&plan.model);
     double have = (double)sysconf(_SC_PHYS_PAGES) * (double)sysconf(_SC_PAGESIZE);
     if (need > have)
         FAIL(ERR_FIT,

@@ -4,6 +4,17 @@
 #include <stdio.h>
 #include <string.h>
 
+// The keys that a message names: "model.a,model.b".
+static void keys_in(const char *message, char *keys, size_t size) {
+    size_t length = 0;
+    keys[0] = 0;
+    for (const char *c = message; (c = strstr(c, "model.")) && length < size;) {
+        size_t key = strspn(c, "abcdefghijklmnopqrstuvwxyz_.");
+        length += (size_t)snprintf(keys + length, size - length, "%s%.*s", length ? "," : "", (int)key, c);
+        c += key;
+    }
+}
+
 void config_check_model(ConfigDocument *document, const ModelConfig *m) {
     if (m->heads % m->kv_heads)
         problem_between(document, "model.kv_heads,model.heads",
@@ -15,7 +26,9 @@ void config_check_model(ConfigDocument *document, const ModelConfig *m) {
         problem_between(document, "model.top_k,model.experts",
                         "model.top_k = %d must not be above model.experts = %d", m->top_k, m->experts);
     if (document->problems || model_config_check(m) == OK) return;
-    problem_add(document, (YamlPlace){.file = document_keep_name(document, "model")}, "%s", status_text());
+    char keys[256];
+    keys_in(status_text(), keys, sizeof keys);
+    problem_between(document, keys, "%s", status_text());
 }
 
 typedef struct {

@@ -295,19 +295,42 @@ static const char *const shape_keys[] = {
     "arch",      "layers",  "hidden",     "heads",     "kv_heads",       "head_dim",       "vocab",
     "dense_ffn", "experts", "expert_ffn", "moe_every", "tie_embeddings", "shared_experts", "sandwich_norms"};
 
+// What a checkpoint's model has for a shape key; one that its configuration does not know yet is as its
+// architecture has it, or the default. "": not a plain value.
+static void stored_text(const YamlNode *model, const char *name, const Option *option, char *text,
+                        size_t size) {
+    const YamlNode *value = yaml_child(model, name), *arch = yaml_child(model, "arch");
+    text[0] = 0;
+    if (!yaml_is_null(value) && value->kind == YAML_SCALAR) {
+        snprintf(text, size, "%s", value->text);
+    } else if (yaml_is_null(value) && option_by_arch(option)) {
+        const Option *arch_option = option_find("model.arch");
+        RunConfig theirs = {0};
+        bool known = !yaml_is_null(arch) && value_fits(arch_option, arch);
+        value_store(arch_option, known ? arch : NULL, &theirs);
+        option_member_text(option, option_model_member(option, model_family(theirs.model.arch)), text, size);
+    } else if (yaml_is_null(value)) {
+        snprintf(text, size, "%s", option->fallback);
+    }
+}
+
 static void compare_shapes(ConfigDocument *document, const YamlNode *model, const char *checkpoint) {
     for (size_t i = 0; i < sizeof shape_keys / sizeof *shape_keys; i++) {
         char key[64];
         snprintf(key, sizeof key, "model.%s", shape_keys[i]);
-        const YamlNode *own = config_value(document, key), *theirs = yaml_child(model, shape_keys[i]);
-        if (!own || yaml_is_null(theirs) || own->kind != YAML_SCALAR || theirs->kind != YAML_SCALAR) continue;
-        bool number = option_find(key)->type == OPTION_INTEGER;
-        bool same =
-            number ? value_integer(own) == value_integer(theirs) : strcmp(own->text, theirs->text) == 0;
+        const YamlNode *own = config_value(document, key);
+        const Option *option = option_find(key);
+        char theirs[64];
+        stored_text(model, shape_keys[i], option, theirs, sizeof theirs);
+        if (!own || own->kind != YAML_SCALAR || !theirs[0]) continue;
+        YamlNode *stored = yaml_scalar(theirs, false, own->place);
+        bool number = option->type == OPTION_INTEGER;
+        bool same = number ? value_integer(own) == value_integer(stored) : strcmp(own->text, theirs) == 0;
+        yaml_free(stored);
         if (!same)
             problem_at(document, key, own->place,
                        "%s = %s, but the weights of train.init_from = %s have %s; leave the key out", key,
-                       own->text, checkpoint, theirs->text);
+                       own->text, checkpoint, theirs);
     }
 }
 
