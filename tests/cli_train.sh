@@ -7,6 +7,7 @@ make_config c.yaml 60
 
 expect 0 "$floe" train c.yaml -n 2 --dry-run
 [ ! -e runs ] || fail "a dry run wrote something"
+grep '^memory  *plan' out.txt >plan.txt || fail "a dry run shows no plan of memory"
 
 # ---- a fresh run; 60 steps of 512 tokens: stages end at floor(9523.2) and 21504
 expect 0 "$floe" train c.yaml -n 2
@@ -21,6 +22,8 @@ says out.txt '^save +20/60 \| ckpt/step-000000020 '
 # The switch stands just before the line of the step in which it happens: sample 148 = token 9472 is in step 19.
 grep -A1 '^stage 2/3' out.txt | grep -qE '^step +19/60' || fail "stage 2 is announced at another step"
 grep -A1 '^stage 3/3' out.txt | grep -qE '^step +43/60' || fail "stage 3 is announced at another step"
+grep '^memory  *plan' out.txt >taken.txt
+same "the memory of a dry run and of the run" plan.txt taken.txt
 [ -L runs/latest ] || fail "no link runs/latest"
 run=runs/$(readlink runs/latest)
 for name in config.yaml config.input.yaml meta.json log.txt metrics.jsonl ckpt ctl lock; do

@@ -5,6 +5,7 @@
 #include "tools/commands.h"
 #include "tools/launch.h"
 #include "train/format.h"
+#include "train/loop.h"
 #include "train/run.h"
 #include "train/signals.h"
 #include <stdio.h>
@@ -120,7 +121,7 @@ static Status check_vocabulary(const RunConfig *c) {
 typedef struct {
     ZeroBytes state;
     ModelBytes model;
-    double evaluation, total;
+    double evaluation, checkpoints, total;
 } Plan; // bytes of a rank
 
 static double model_total(const ModelBytes *bytes) {
@@ -140,15 +141,43 @@ static Plan plan_of(const RunConfig *c, int ranks) {
     model_describe(&c->model, 0, c->model.experts / c->parallel.ep, &params);
     Plan plan = {.state = zero_plan_bytes(&params, c->parallel.zero, ranks, c->parallel.ep),
                  .model = model_plan_bytes(&c->model, &run, c->parallel.ep)};
+    if (c->checkpoint.background && c->checkpoint.every > 0) {
+        // From stage 1 on a rank has two moments, 8 bytes, of each element that it owns.
+        ZeroBytes sharded = zero_plan_bytes(&params, 1, ranks, c->parallel.ep);
+        CheckpointOptions options = loop_checkpoint_options(c);
+        plan.checkpoints = (double)checkpoint_plan_bytes((int64_t)sharded.optimizer / 8, &options);
+    }
     params_free(&params);
     if (c->eval.sequences > 0 && has_held_out(&c->data)) {
         ModelBytes evaluation = model_plan_bytes(&c->model, &forward, c->parallel.ep);
         plan.evaluation = model_total(&evaluation);
     }
     plan.total = (double)plan.state.weights + (double)plan.state.grads + (double)plan.state.optimizer +
-                 (double)plan.state.staging + model_total(&plan.model) + plan.evaluation +
+                 (double)plan.state.staging + model_total(&plan.model) + plan.evaluation + plan.checkpoints +
                  STREAM_SCRATCH_BYTES;
     return plan;
+}
+
+// As the run will print it.
+static void print_memory(const Plan *p) {
+    const struct {
+        const char *purpose;
+        double bytes;
+    } parts[] = {{"weights", (double)p->state.weights},
+                 {"grads", (double)p->state.grads},
+                 {"optimizer", (double)p->state.optimizer},
+                 {"reduce_staging", (double)p->state.staging},
+                 {"activations", (double)p->model.saved},
+                 {"working", (double)p->model.working},
+                 {"tables", (double)p->model.tables},
+                 {"kernel_scratch", STREAM_SCRATCH_BYTES},
+                 {"evaluation", p->evaluation},
+                 {"checkpoints", p->checkpoints}};
+    printf("memory    plan %s/rank:", short_bytes(p->total).text);
+    for (size_t i = 0; i < sizeof parts / sizeof *parts; i++)
+        if (parts[i].bytes > 0)
+            printf("%s %s %s", i ? "," : "", parts[i].purpose, short_bytes(parts[i].bytes).text);
+    putchar('\n');
 }
 
 static void print_plan(const RunConfig *c, int ranks) {
@@ -159,13 +188,7 @@ static void print_plan(const RunConfig *c, int ranks) {
     printf("batch     %lld seqs x %lld tok on %d ranks, %lld steps = %s tokens\n",
            (long long)c->batch.sequences, (long long)c->batch.seq_len, ranks, (long long)c->train.steps,
            short_count((double)c->train.tokens).text);
-    printf("memory    plan %s/rank: weights %s, grads %s, optimizer %s, reduce_staging %s, activations %s, "
-           "working %s, tables %s, kernel_scratch %s, evaluation %s\n",
-           short_bytes(plan.total).text, short_bytes((double)plan.state.weights).text,
-           short_bytes((double)plan.state.grads).text, short_bytes((double)plan.state.optimizer).text,
-           short_bytes((double)plan.state.staging).text, short_bytes((double)plan.model.saved).text,
-           short_bytes((double)plan.model.working).text, short_bytes((double)plan.model.tables).text,
-           short_bytes(STREAM_SCRATCH_BYTES).text, short_bytes(plan.evaluation).text);
+    print_memory(&plan);
     printf("dry run   nothing was started or written\n");
     fflush(stdout);
 }
@@ -180,7 +203,8 @@ static Status check_fit(const RunConfig *c, int ranks) {
         FAIL(ERR_FIT,
              "%d ranks take %s, %s of it activations, this machine has %s; choose a smaller model or "
              "batch.micro, "
-             "parallel.recompute=layer, more parallel.ep, parallel.zero=2, or more machines",
+             "parallel.recompute=layer, more parallel.ep, parallel.zero=2, checkpoint.background=false, or "
+             "more machines",
              ranks, short_bytes(need).text, short_bytes(ranks * kept).text, short_bytes(have).text);
     return OK;
 }

@@ -53,6 +53,8 @@ Status checkpoint_save(const CheckpointState *state, json_t *record, const char 
 // Bytes of a rank for staging and one file's image; 0 where that is more than options->host_bytes on any
 // rank: then only checkpoint_save is possible, which streams. Collective; the same on every rank.
 int64_t checkpoint_staging_bytes(const CheckpointState *state, const CheckpointOptions *options);
+// The same for one rank that owns so many elements of the weights.
+int64_t checkpoint_plan_bytes(int64_t owned, const CheckpointOptions *options);
 typedef struct CheckpointWriter CheckpointWriter;
 CheckpointWriter *checkpoint_writer_create(const CheckpointState *state, const CheckpointOptions *options);
 void checkpoint_writer_destroy(CheckpointWriter *writer); // no save may be in flight

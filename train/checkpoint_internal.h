@@ -131,7 +131,7 @@ typedef struct { // a walk over the owned slices that stops where a part is full
     int64_t done; // elements of it
 } SaveCursor;
 int64_t save_owned_elements(const CheckpointState *state);
-int64_t save_part_elements(const CheckpointState *state, const CheckpointOptions *options); // of a part
+int64_t save_part_elements(int64_t owned, const CheckpointOptions *options); // of a part
 Save save_create(const CheckpointState *state, json_t *record, const char *run_dir, int64_t step,
                  const CheckpointOptions *options);
 void save_free(Save *save);

@@ -18,10 +18,10 @@ int64_t save_owned_elements(const CheckpointState *state) {
     return owned;
 }
 
-int64_t save_part_elements(const CheckpointState *state, const CheckpointOptions *options) {
+int64_t save_part_elements(int64_t owned, const CheckpointOptions *options) {
     int64_t bytes = options->part_bytes > 0 ? options->part_bytes : default_part_bytes;
     if (options->host_bytes > 0 && bytes > options->host_bytes / 2) bytes = options->host_bytes / 2;
-    int64_t capacity = bytes / (4 * STATE_KINDS), owned = save_owned_elements(state);
+    int64_t capacity = bytes / (4 * STATE_KINDS);
     if (capacity > owned) capacity = owned;
     return capacity > 0 ? capacity : 1;
 }
@@ -77,7 +77,8 @@ Status save_write_part(Save *save, const Part *part, int number) {
 }
 
 static Status write_parts(Save *save) {
-    Part part = part_create(STATE_KINDS, save_part_elements(&save->state, &save->options));
+    int64_t capacity = save_part_elements(save_owned_elements(&save->state), &save->options);
+    Part part = part_create(STATE_KINDS, capacity);
     SaveCursor at = {0};
     Status status = OK;
     int number = 0;

@@ -26,16 +26,20 @@ struct CheckpointWriter {
 
 // ---- memory
 
+int64_t checkpoint_plan_bytes(int64_t owned, const CheckpointOptions *options) {
+    int64_t bytes = 4 * STATE_KINDS * (owned + save_part_elements(owned, options));
+    return options->host_bytes > 0 && bytes > options->host_bytes ? 0 : bytes;
+}
+
 int64_t checkpoint_staging_bytes(const CheckpointState *state, const CheckpointOptions *options) {
-    int64_t each = 4 * STATE_KINDS, part = save_part_elements(state, options);
-    int64_t bytes = each * (save_owned_elements(state) + part), most = bytes;
-    group_max_i64(mesh_group(state->mesh, AXIS_WORLD), &most, 1);
-    return options->host_bytes > 0 && most > options->host_bytes ? 0 : bytes;
+    int64_t bytes = checkpoint_plan_bytes(save_owned_elements(state), options), none = bytes == 0;
+    group_max_i64(mesh_group(state->mesh, AXIS_WORLD), &none, 1);
+    return none ? 0 : bytes;
 }
 
 CheckpointWriter *checkpoint_writer_create(const CheckpointState *state, const CheckpointOptions *options) {
     CheckpointWriter *writer = calloc(1, sizeof *writer);
-    int64_t owned = save_owned_elements(state), capacity = save_part_elements(state, options);
+    int64_t owned = save_owned_elements(state), capacity = save_part_elements(owned, options);
     REQUIRE(writer, "out of memory");
     writer->options = *options;
     writer->parts = owned ? (int)((owned + capacity - 1) / capacity) : 1;
