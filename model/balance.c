@@ -146,6 +146,11 @@ void model_bias_update(Model *m) {
     memset(m->bias_counts, 0, (size_t)cells * sizeof *m->bias_counts);
 }
 
+void model_bias_skip(Model *m) {
+    if (m->moe_layers)
+        memset(m->bias_counts, 0, (size_t)(m->moe_layers * m->config.experts) * sizeof *m->bias_counts);
+}
+
 void model_take_counts(Model *m, int64_t *counts) {
     size_t bytes = (size_t)m->moe_layers * (size_t)m->config.experts * sizeof *counts;
     memcpy(counts, m->metric_counts, bytes);

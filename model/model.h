@@ -58,7 +58,8 @@ int64_t model_balance_groups(const Model *model, int64_t sequences);
 // Selection bias (aux-loss-free balance), (moe layers, experts) on the host; updated once a step from the
 // choices counted since the last update. Collective over the world.
 void model_bias_update(Model *model);
-Tensor model_bias(Model *model); // absent where the config has no experts
+void model_bias_skip(Model *model); // forgets those choices instead
+Tensor model_bias(Model *model);    // absent where the config has no experts
 
 // A trial of the exchange before it is trusted: runs the layers forward on tokens (as in model_forward) and
 // compares what the experts send back for a few of each rank's tokens with the plain computation: one row at

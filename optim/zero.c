@@ -286,7 +286,7 @@ static bool decays(const Param *p, const AdamwConfig *c) {
     return (p->flags & PARAM_DECAY) && (c->decay_embeddings || !(p->flags & PARAM_EMBEDDING));
 }
 
-static void clear_grads(Zero *z) {
+void zero_grads_drop(Zero *z) {
     for (int i = 0; i < z->params->group_count; i++) {
         GroupState *g = &z->group[i];
         if (g->travels_early)
@@ -314,7 +314,7 @@ void zero_adamw(Zero *z, const AdamwConfig *c, double lr, double grad_scale, int
         z->kernels->adamw(master, master, vector(s->m, s->count), vector(s->v, s->count),
                           vector(grad, s->count), &update, z->stream);
     }
-    clear_grads(z);
+    zero_grads_drop(z);
 }
 
 void zero_take_timing(Zero *z, double *seconds, int64_t *bytes) {

@@ -51,7 +51,22 @@ typedef struct {
 } AdamwConfig;
 // AdamW over the owned shards (held ones at stage 0), then the gradients are cleared. grad_scale: clipping.
 void zero_adamw(Zero *zero, const AdamwConfig *config, double lr, double grad_scale, int64_t step);
+void zero_grads_drop(Zero *zero);                // clears the step's sums instead of an update
 double clip_scale(double norm, double max_norm); // min(1, max/(norm + 1e-6)); 1 where max_norm is 0
+
+// Compares all ranks' copies of each group's weights by CRC-32C, and `bytes` of `more`, which all ranks have
+// alike. Between the update and the next one; from stage 1 on each update replaces all copies by their
+// owners' values, so that only what changed since the last one can be seen. The same result on all ranks.
+// Collective over the world.
+typedef struct {
+    bool found;
+    int group; // in the table; its group_count: `more`
+    int rank,
+        other; // of the world: differs from most copies, or (not certain: as many each way) from other's
+    int copies;
+    bool certain;
+} ReplicaFault;
+ReplicaFault zero_compare_replicas(Zero *zero, const void *more, size_t bytes);
 
 // Seconds that the gradient reduction and the weight gather took since the last call, and bytes sent.
 void zero_take_timing(Zero *zero, double *seconds, int64_t *bytes);

@@ -2,6 +2,7 @@
 #include "train/loop.h"
 #include "core/clock.h"
 #include "core/log.h"
+#include "train/bad_step.h"
 #include "train/format.h"
 #include "train/peak.h"
 #include "train/progress_bar.h"
@@ -22,6 +23,7 @@ typedef struct {
     int64_t steps;                                   // of the whole run
     int next_stage;                                  // the first one (from 0) that no step has begun
     int64_t saved_step, saving_step, evaluated_step; // saving: the newest that a save was begun for
+    bool save_due, permanent_due;                    // put off by bad steps
     double step_seconds;                             // moving mean of everything between two steps' ends
     double last_end;
     double peak;    // FLOP/s of all ranks
@@ -260,11 +262,17 @@ static void save_where_due(Loop *loop, int64_t samples_before, int64_t samples) 
     bool permanent = after_switch(loop, samples_before, samples);
     bool asked = signals->save;
     signals->save = false;
+    permanent |= loop->permanent_due;
+    bool due = loop->save_due || is_due(loop->state->step, loop->state->config->checkpoint.every);
+    loop->permanent_due = loop->save_due = false;
     if (asked) {
         json_t *more = json_pack("{s:s, s:s}", "reason", signals->reason, "action", "save");
         note(loop, metrics_event(loop->options->metrics, "signal", loop->state->step, more));
     }
-    if (asked || permanent || is_due(loop->state->step, loop->state->config->checkpoint.every))
+    if (loop->state->guard.in_row > 0) { // the weights may be what is bad: not before a good step
+        loop->permanent_due = permanent;
+        loop->save_due = due || asked;
+    } else if (asked || permanent || due)
         save_or_warn(loop, permanent);
 }
 
@@ -283,21 +291,13 @@ static Status stop_early(Loop *loop) {
 
 // ---- the run
 
-static Status check_finite(Loop *loop, const StepMetrics *m) {
-    if (isfinite(m->loss) && isfinite(m->gnorm)) return OK;
-    finish_or_warn(loop);
-    note(loop, metrics_event(loop->options->metrics, "diverged", m->step, NULL));
-    if (loop->saved_step <= 0)
-        FAIL(ERR_DIVERGED,
-             "step %lld: loss %g, gradient norm %g: training has diverged before its first checkpoint; try a "
-             "smaller "
-             "optim.lr or a longer optim.warmup",
-             (long long)m->step, fabs(m->loss), fabs(m->gnorm));
-    FAIL(ERR_DIVERGED,
-         "step %lld: loss %g, gradient norm %g: training has diverged; nothing was saved after step %lld. Go "
-         "on from an "
-         "earlier checkpoint (--resume=STEP) with a smaller optim.lr",
-         (long long)m->step, fabs(m->loss), fabs(m->gnorm), (long long)loop->saved_step);
+// What follows from a step that did not change the weights.
+static Status settle(Loop *loop, const StepMetrics *m) {
+    if (!m->verdict.bad && !m->replica.found) return OK;
+    if (m->replica.found || m->verdict.action != GUARD_SKIP) finish_or_warn(loop);
+    BadStep bad = {loop->state, m, loop->options->metrics, loop->options->run_dir, loop->saved_step};
+    progress_bar_clear(&loop->bar);
+    return bad_step_settle(&bad, &loop->trouble);
 }
 
 static void start(Loop *loop) {
@@ -337,7 +337,7 @@ static Status run(Loop *loop) {
         TRY(train_step(s, &metrics));
         metrics.saving = checkpoint_writer_busy(loop->options->writer);
         record_step(loop, &metrics, before);
-        TRY(check_finite(loop, &metrics));
+        TRY(settle(loop, &metrics));
         if (is_due(s->step, s->config->eval.every)) TRY(evaluate(loop));
         save_where_due(loop, before, metrics.samples);
         progress_bar_draw(&loop->bar, s->step, loop->steps, metrics.loss, eta(loop));

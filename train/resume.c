@@ -139,6 +139,7 @@ static Status take_position(TrainState *state, json_t *record, const char *dir) 
     free(ledger);
     TRY(status);
     TRY(ledger_check(&state->ledger, state->loader, seen));
+    TRY(guard_parse(&state->guard, json_object_get(record, "guard"), batches, done));
     state->step = done;
     return OK;
 }
@@ -262,6 +263,22 @@ Status start_state(TrainState *state, const StartRequest *request, const char *r
     return abandon_later(state, run_dir);
 }
 
+Status resume_roll_back(TrainState *state, const char *run_dir, int64_t *back_to) {
+    const BatchPlan *batches = &state->config->batch.plan;
+    int64_t step = state->step, in_row = state->guard.in_row;
+    Found found;
+    Start from;
+    TRY(load_newest(state, run_dir, &found, &from));
+    if (found.step < 0) FAIL(ERR_DIVERGED, "%s/ckpt has no checkpoint to go back to", run_dir);
+    int64_t first = batch_first_sample(batches, state->step + 1), end = batch_first_sample(batches, step + 1);
+    ledger_count(&state->ledger, state->loader, first, end - first);
+    *back_to = state->step;
+    guard_pass(&state->guard, state->step + 1, step);
+    state->guard.in_row = in_row;
+    state->step = step;
+    return OK;
+}
+
 json_t *start_record(const TrainState *state, const char *resolved_yaml, const char *version) {
     const RunConfig *c = state->config;
     int64_t samples = batch_first_sample(&c->batch.plan, state->step + 1);
@@ -270,11 +287,12 @@ json_t *start_record(const TrainState *state, const char *resolved_yaml, const c
     snprintf(digest, sizeof digest, "%016llx",
              (unsigned long long)loader_plan_digest(state->loader, samples));
     json_t *record = json_pack(
-        "{s:I, s:I, s:I, s:s, s:o, s:s, s:o, s:i, s:i, s:i, s:I, s:s, s:s}", "step", (json_int_t)state->step,
-        "samples", (json_int_t)samples, "tokens", (json_int_t)(samples * c->batch.seq_len), "config",
-        resolved_yaml, "plan", json_loads(plan, 0, NULL), "plan_digest", digest, "ledger",
-        json_loads(ledger, 0, NULL), "world", group_size(mesh_group(state->mesh, AXIS_WORLD)), "ep",
-        c->parallel.ep, "zero", c->parallel.zero, "seed", (json_int_t)c->train.seed, "version", version,
+        "{s:I, s:I, s:I, s:s, s:o, s:s, s:o, s:o, s:i, s:i, s:i, s:I, s:s, s:s}", "step",
+        (json_int_t)state->step, "samples", (json_int_t)samples, "tokens",
+        (json_int_t)(samples * c->batch.seq_len), "config", resolved_yaml, "plan", json_loads(plan, 0, NULL),
+        "plan_digest", digest, "ledger", json_loads(ledger, 0, NULL), "guard",
+        guard_json(&state->guard, &c->batch.plan), "world", group_size(mesh_group(state->mesh, AXIS_WORLD)),
+        "ep", c->parallel.ep, "zero", c->parallel.zero, "seed", (json_int_t)c->train.seed, "version", version,
         "created", utc_now("%Y-%m-%dT%H:%M:%SZ").text);
     REQUIRE(record, "plan or ledger is not JSON: %s | %s", plan, ledger);
     free(plan);

@@ -27,6 +27,11 @@ typedef struct {
 // rank.
 Status start_state(TrainState *state, const StartRequest *request, const char *run_dir, Start *out);
 
+// Weights and optimizer go back to the newest checkpoint that loads, while step, data position and ledger
+// stay: the steps between are passed over. ERR_DIVERGED where there is no checkpoint. Collective over the
+// world; the same status on every rank.
+Status resume_roll_back(TrainState *state, const char *run_dir, int64_t *back_to);
+
 // The facts that a checkpoint of the state keeps. Owned by the caller.
 json_t *start_record(const TrainState *state, const char *resolved_yaml, const char *version);
 

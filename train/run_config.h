@@ -6,6 +6,7 @@
 #include "model/model.h"
 #include "optim/schedule.h"
 #include "optim/zero.h"
+#include "train/guard.h"
 #include <jansson.h>
 
 typedef struct {
@@ -40,6 +41,7 @@ typedef struct {
     struct {
         int64_t every, sequences;
     } eval;
+    GuardConfig guard;
 } RunConfig;
 
 // Reads `preset:`, then the files left to right, then FLOE_SET ("a=1;b=2"), then overrides ("optim.lr=3e-4")

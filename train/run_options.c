@@ -106,6 +106,13 @@ const Option run_option[] = {
 
     {"eval.every", PLAIN(OPTION_STEPS), "50", "distance of evaluations; 0: one at the end only", BY_ITSELF},
     {"eval.sequences", INTEGER(0, LONG_MOST), "64", "most held-out sequences of a source in an evaluation", FILLS(eval.sequences)},
+
+    {"guard.nonfinite", CHOICE("stop|skip|rollback"), "stop", "at a loss or gradient that is not finite: stop with exit code 5, drop the step's update, or go back to the newest checkpoint's weights and on behind the bad step's data", FILLS(guard.nonfinite)},
+    {"guard.spike", CHOICE("stop|skip|rollback|off"), "off", "the same at a loss or gradient norm far above those before; off: they are not looked for", FILLS(guard.spike)},
+    {"guard.window", INTEGER(2, 10000), "100", "newest good steps of a stage that spikes are measured against, once there are so many", FILLS(guard.window)},
+    {"guard.z", NUMBER(DBL_MIN, DBL_MAX), "6.0", "a spike is this many standard deviations above the mean of guard.window", FILLS(guard.z)},
+    {"guard.max_bad", INTEGER(1, INT_MOST), "10", "bad steps in a row that end the run with exit code 5", FILLS(guard.max_bad)},
+    {"guard.replica_check", INTEGER(0, INT_MOST), "100", "steps from one comparison of all ranks' copies of the weights to the next, which ends the run with exit code 4 where one differs; bad steps compare too; 0: never", FILLS(guard.replica_check)},
 };
 // clang-format on
 const int run_options = sizeof run_option / sizeof *run_option;

@@ -35,6 +35,7 @@ static Status create(TrainState *s, const RunConfig *config, const ModelRun *run
     int64_t rows = most_rows(&config->batch.plan, group_size(mesh_group(s->mesh, AXIS_WORLD)));
     s->batch_tokens = calloc((size_t)(rows * (config->batch.seq_len + 1)), sizeof *s->batch_tokens);
     REQUIRE(s->batch_tokens, "out of memory: tokens of %ld sequences", (long)rows);
+    s->guard = guard_create(&config->guard);
     if (!with_data) return OK;
     TRY(loader_create(&s->loader, &config->data));
     s->ledger = ledger_create(s->loader);
@@ -59,6 +60,7 @@ Status state_create(TrainState *s, const RunConfig *config, Mesh *mesh, const Mo
 
 void state_destroy(TrainState *s) {
     free(s->batch_tokens);
+    guard_free(&s->guard);
     if (s->loader) ledger_free(&s->ledger);
     loader_destroy(s->loader);
     model_destroy(s->model);

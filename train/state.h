@@ -15,6 +15,7 @@ typedef struct {
     Model *model;
     Loader *loader; // NULL where the state was created without data
     Ledger ledger;
+    Guard guard;
     int64_t step;            // steps done
     int32_t *batch_tokens;   // (sequences of this rank's share of a step, seq_len + 1)
     int64_t *counts;         // [moe layers · experts], for metrics

@@ -5,7 +5,7 @@
 
 // What a step adds up on this rank before all ranks' figures are put together.
 typedef struct {
-    double ce, aux, z, targets, pairs, dropped, data_s, optim_s;
+    double ce, aux, z, targets, pairs, dropped;
 } StepSums;
 
 static Group *world(const TrainState *s) {
@@ -56,61 +56,81 @@ static void measure_imbalance(TrainState *s, StepMetrics *out) {
     out->layer_imbalance = s->layer_imbalance;
 }
 
-static void collect_metrics(TrainState *s, const StepSums *sums, double seconds, StepMetrics *out) {
-    LayerTimeline time = timeline_sum(model_timeline(s->model));
-    double reduce_s;
-    int64_t reduce_bytes;
-    zero_take_timing(s->zero, &reduce_s, &reduce_bytes);
-    double figures[] = {sums->ce,
-                        sums->aux,
-                        sums->z,
-                        sums->targets,
-                        sums->pairs,
-                        sums->dropped,
-                        sums->data_s,
-                        sums->optim_s,
-                        time.exchange,
-                        time.waited,
-                        time.lost,
-                        reduce_s,
-                        (double)time.recompute_bytes};
+static void collect_losses(TrainState *s, const StepSums *sums, StepMetrics *out) {
+    double figures[] = {sums->ce, sums->aux, sums->z, sums->targets, sums->pairs, sums->dropped};
     group_sum_f64(world(s), figures, sizeof figures / sizeof *figures);
-    group_max_f64(world(s), &seconds, 1);
-    double ranks = group_size(world(s));
     out->loss = figures[0] / figures[3];
     out->aux = figures[1];
     out->z = figures[2];
     out->drop = figures[4] > 0 ? figures[5] / figures[4] : 0;
-    out->data_s = figures[6] / ranks;
-    out->optim_s = figures[7] / ranks;
-    out->a2a_s = figures[8] / ranks;
-    out->exposed_s = figures[9] / ranks;
-    out->lost_s = figures[10] / ranks;
-    out->reduce_s = figures[11] / ranks;
-    out->recompute_bytes = (int64_t)(figures[12] / ranks);
+}
+
+static void collect_times(TrainState *s, double optim_s, double seconds, StepMetrics *out) {
+    LayerTimeline time = timeline_sum(model_timeline(s->model));
+    double reduce_s;
+    int64_t reduce_bytes;
+    zero_take_timing(s->zero, &reduce_s, &reduce_bytes);
+    double figures[] = {
+        out->data_s, optim_s, time.exchange, time.waited, time.lost, reduce_s, (double)time.recompute_bytes};
+    group_sum_f64(world(s), figures, sizeof figures / sizeof *figures);
+    group_max_f64(world(s), &seconds, 1);
+    double ranks = group_size(world(s));
+    out->data_s = figures[0] / ranks;
+    out->optim_s = figures[1] / ranks;
+    out->a2a_s = figures[2] / ranks;
+    out->exposed_s = figures[3] / ranks;
+    out->lost_s = figures[4] / ranks;
+    out->reduce_s = figures[5] / ranks;
+    out->recompute_bytes = (int64_t)(figures[6] / ranks);
     out->step_s = seconds;
     out->layer = model_timeline(s->model)->layer;
     out->layers = s->config->model.layers;
     measure_imbalance(s, out);
 }
 
-void step_on_batch(TrainState *s, int64_t sequences, StepMetrics *out) {
+// Whether the step may change the weights. The same on every rank.
+static bool judge(TrainState *s, StepMetrics *out) {
+    int64_t every = s->config->guard.replica_check;
+    Tensor bias = model_bias(s->model);
+    size_t bytes = tensor_exists(bias) ? tensor_bytes(bias) : 0;
+    out->verdict = guard_judge(&s->guard, out->stage, out->loss, out->aux + out->z, out->gnorm);
+    if (every > 0 && (out->verdict.bad || out->step % every == 0))
+        out->replica = zero_compare_replicas(s->zero, bytes ? tensor_f32(bias) : NULL, bytes);
+    return !out->verdict.bad && !out->replica.found;
+}
+
+static void update(TrainState *s, const StepMetrics *m) {
     const RunConfig *c = s->config;
+    int64_t updates = guard_updates(&s->guard, m->step);
+    zero_adamw(s->zero, &c->adamw, m->lr, clip_scale(m->gnorm, c->clip), updates); // optim
+    zero_weights_gather(s->zero);                                                  // comm
+    model_bias_update(s->model);
+}
+
+static void pass_over(TrainState *s, const StepMetrics *m) {
+    zero_grads_drop(s->zero);
+    model_bias_skip(s->model);
+    guard_pass(&s->guard, m->step, m->step);
+}
+
+void step_on_batch(TrainState *s, int64_t sequences, StepMetrics *out) {
     double begun = clock_seconds();
-    StepSums sums = {.data_s = out->data_s};
+    StepSums sums = {0};
     out->step = s->step + 1;
+    out->lr = schedule_lr(&s->config->schedule, out->step);
     timeline_reset(model_timeline(s->model));
     run_micro_batches(s, sequences, sequences / group_size(world(s)), &sums); // model, comm
     zero_grads_end(s->zero);                                                  // comm
     double optimising = clock_seconds();
     out->gnorm = zero_grad_norm(s->zero); // optim
-    out->lr = schedule_lr(&c->schedule, out->step);
-    zero_adamw(s->zero, &c->adamw, out->lr, clip_scale(out->gnorm, c->clip), out->step);
-    zero_weights_gather(s->zero); // comm
-    sums.optim_s = clock_seconds() - optimising;
-    model_bias_update(s->model);
+    collect_losses(s, &sums, out);
+    if (judge(s, out))
+        update(s, out);
+    else
+        pass_over(s, out);
     s->step = out->step;
-    collect_metrics(s, &sums, clock_seconds() - begun + out->data_s, out);
+    double now = clock_seconds();
+    collect_times(s, now - optimising, now - begun + out->data_s, out);
 }
 
 Status train_step(TrainState *s, StepMetrics *out) {
@@ -121,9 +141,9 @@ Status train_step(TrainState *s, StepMetrics *out) {
     *out = (StepMetrics){.samples = first + sequences, .tokens = (first + sequences) * plan->seq_len};
     TRY(read_batch(s, own, rows, &out->stream_hash)); // data
     out->data_s = clock_seconds() - begun;
+    out->stage = loader_origin(s->loader, first + sequences - 1).stage + 1;
     step_on_batch(s, sequences, out);
     ledger_count(&s->ledger, s->loader, first, sequences);
     group_xor_u64(world(s), &out->stream_hash, 1);
-    out->stage = loader_origin(s->loader, first + sequences - 1).stage + 1;
     return OK;
 }

@@ -17,6 +17,8 @@ typedef struct {
     int64_t recompute_bytes; // sent again for recompute, mean of the ranks
     double sol;              // the step's FLOP/s over the peak's (peak.h); set by the loop
     bool saving;             // a checkpoint was being written beside the step; set by the loop
+    Verdict verdict;         // bad: no weight was changed
+    ReplicaFault replica;    // found: neither
 } StepMetrics;
 
 // One step on the samples that follow state->step: data → model (→ comm) → optim. Collective over the world.
