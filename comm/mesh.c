@@ -55,16 +55,27 @@ static Mesh *mesh_alone(void) {
     Mesh *mesh = calloc(1, sizeof *mesh);
     REQUIRE(mesh, "out of memory: a mesh");
     for (int axis = 0; axis < AXIS_COUNT; axis++)
-        mesh->group[axis] = (Group){MPI_COMM_NULL, AXIS_NAME[axis], 0, 1};
+        mesh->group[axis] = (Group){.comm = MPI_COMM_NULL, .name = AXIS_NAME[axis], .size = 1};
     mesh->progress = true;
     return mesh;
 }
 
-static void split(Group *group, int color, int key) {
+_Static_assert((int)AXIS_COUNT == (int)HEARTBEAT_KINDS, "a count of blocking calls for each axis");
+
+static void split(Mesh *mesh, Axis axis, int color, int key) {
+    Group *group = &mesh->group[axis];
     MPI(NULL, MPI_Comm_split(MPI_COMM_WORLD, color, key, &group->comm));
     MPI(group, MPI_Comm_set_errhandler(group->comm, MPI_ERRORS_RETURN));
     MPI(group, MPI_Comm_rank(group->comm, &group->rank));
     MPI(group, MPI_Comm_size(group->comm, &group->size));
+    group->told =
+        (HeartbeatGroup){.name = group->name, .kind = (int)axis, .rank = group->rank, .size = group->size};
+}
+
+// Member i is rank first + i·stride of the world.
+static void place(Group *group, int first, int stride) {
+    group->told.first = first;
+    group->told.stride = stride;
 }
 
 Status mesh_create_self(Mesh **out) {
@@ -78,9 +89,12 @@ Status mesh_create(Mesh **out, int expert_parallel) {
         FAIL(ERR_CONFIG, "parallel.ep = %d must divide the %d ranks", expert_parallel, world);
     Mesh *mesh = mesh_alone();
     if (world > 1) {
-        split(&mesh->group[AXIS_WORLD], 0, rank);
-        split(&mesh->group[AXIS_EXPERT], rank / expert_parallel, rank);
-        split(&mesh->group[AXIS_REPLICA], rank % expert_parallel, rank);
+        split(mesh, AXIS_WORLD, 0, rank);
+        split(mesh, AXIS_EXPERT, rank / expert_parallel, rank);
+        split(mesh, AXIS_REPLICA, rank % expert_parallel, rank);
+        place(&mesh->group[AXIS_WORLD], 0, 1);
+        place(&mesh->group[AXIS_EXPERT], rank / expert_parallel * expert_parallel, 1);
+        place(&mesh->group[AXIS_REPLICA], rank % expert_parallel, expert_parallel);
     }
     *out = mesh;
     return OK;
@@ -93,6 +107,7 @@ void mesh_destroy(Mesh *mesh) {
         next = r->next;
         free(r->message);
         free(r->expected);
+        free(r->peer);
         free(r->done_index);
         free(r->status);
         free(r);
@@ -100,6 +115,10 @@ void mesh_destroy(Mesh *mesh) {
     for (int axis = 0; axis < AXIS_COUNT; axis++)
         if (mesh->group[axis].comm != MPI_COMM_NULL) MPI(NULL, MPI_Comm_free(&mesh->group[axis].comm));
     free(mesh);
+}
+
+int group_world_rank(const Group *group, int rank) {
+    return group->told.first + rank * group->told.stride;
 }
 
 Group *mesh_group(const Mesh *mesh, Axis axis) {

@@ -27,23 +27,33 @@ Request *request_begin(Mesh *mesh, Axis axis) {
     request->group = mesh_group(mesh, axis);
     request->count = request->open = 0;
     request->sum.ranks = 0;
+    request->purpose = NULL;
     request->next = NULL;
     request->timing = (CommTiming){.begun = clock_seconds()};
     return request;
 }
 
-static MPI_Request *next_message(Request *r, int expected) {
+static const char *const purpose_of[] = {[TAG_COUNTS] = "exchange",
+                                         [TAG_DISPATCH] = "exchange",
+                                         [TAG_COMBINE] = "exchange",
+                                         [TAG_REDUCE] = "sum of gradients",
+                                         [TAG_GATHER] = "gather of weights"};
+
+static MPI_Request *next_message(Request *r, int peer, int expected, Tag tag) {
     if (r->count == r->capacity) {
         r->capacity = r->capacity ? 2 * r->capacity : 64;
         size_t room = (size_t)r->capacity;
         r->message = realloc(r->message, room * sizeof *r->message);
         r->expected = realloc(r->expected, room * sizeof *r->expected);
+        r->peer = realloc(r->peer, room * sizeof *r->peer);
         r->done_index = realloc(r->done_index, room * sizeof *r->done_index);
         r->status = realloc(r->status, room * sizeof *r->status);
-        REQUIRE(r->message && r->expected && r->done_index && r->status, "out of memory: %d messages",
-                r->capacity);
+        REQUIRE(r->message && r->expected && r->peer && r->done_index && r->status,
+                "out of memory: %d messages", r->capacity);
     }
     r->expected[r->count] = expected;
+    r->peer[r->count] = peer;
+    r->purpose = purpose_of[tag];
     return &r->message[r->count++];
 }
 
@@ -52,15 +62,15 @@ void request_send(Request *r, int to, const void *bytes, int64_t count, Tag tag)
     for (int64_t at = 0; at < count; at += MESSAGE_BYTES) {
         int part = (int)(count - at < MESSAGE_BYTES ? count - at : MESSAGE_BYTES);
         MPI(r->group, MPI_Isend((const char *)bytes + at, part, MPI_BYTE, to, tag, r->group->comm,
-                                next_message(r, -1)));
+                                next_message(r, to, -1, tag)));
     }
 }
 
 void request_receive(Request *r, int from, void *bytes, int64_t count, Tag tag) {
     for (int64_t at = 0; at < count; at += MESSAGE_BYTES) {
         int part = (int)(count - at < MESSAGE_BYTES ? count - at : MESSAGE_BYTES);
-        MPI(r->group,
-            MPI_Irecv((char *)bytes + at, part, MPI_BYTE, from, tag, r->group->comm, next_message(r, part)));
+        MPI(r->group, MPI_Irecv((char *)bytes + at, part, MPI_BYTE, from, tag, r->group->comm,
+                                next_message(r, from, part, tag)));
     }
 }
 
@@ -144,12 +154,29 @@ static void sum_in_rank_order(const Request *r, Stream stream) {
     }
 }
 
-void comm_end(Request *request, CommTiming *timing, Stream stream) {
-    if (request->open > 0) {
-        double begun = clock_seconds();
-        while (request->open > 0) test_all(request->mesh);
-        request->timing.waited = clock_seconds() - begun;
+static void tell_missing(const Request *r) {
+    heartbeat_no_peer();
+    for (int i = 0; i < r->count; i++)
+        if (r->message[i] != MPI_REQUEST_NULL) heartbeat_add_peer(group_world_rank(r->group, r->peer[i]));
+}
+
+static double wait_for(Request *r) {
+    static const double PATIENCE = 0.25; // seconds until it is told who has not come, and again
+    double begun = clock_seconds(), told = begun;
+    heartbeat_wait(r->purpose, &r->group->told);
+    while (r->open > 0) {
+        test_all(r->mesh);
+        if (r->mesh->polled - told < PATIENCE) continue;
+        tell_missing(r);
+        told = r->mesh->polled;
     }
+    double seconds = clock_seconds() - begun;
+    heartbeat_wait_over(seconds);
+    return seconds;
+}
+
+void comm_end(Request *request, CommTiming *timing, Stream stream) {
+    if (request->open > 0) request->timing.waited = wait_for(request);
     if (request->sum.ranks) sum_in_rank_order(request, stream);
     if (timing) *timing = request->timing;
     request->next = request->mesh->unused;

@@ -3,20 +3,24 @@
 // room.
 #pragma once
 #include "comm/collective.h"
+#include "core/heartbeat.h"
 #include <mpi.h>
 
 struct Group {
     MPI_Comm comm; // MPI_COMM_NULL where size is 1
     const char *name;
     int rank, size;
+    HeartbeatGroup told;
 };
 
 struct Request {
     Mesh *mesh;
     const Group *group;
     MPI_Request *message;
-    int *expected;   // bytes that a message must bring; −1: this rank sends it
-    int *done_index; // what MPI_Testsome fills
+    int *expected;       // bytes that a message must bring; −1: this rank sends it
+    int *peer;           // rank of the group at its other end
+    const char *purpose; // of the messages, for who waits; NULL: none yet
+    int *done_index;     // what MPI_Testsome fills
     MPI_Status *status;
     int count, capacity, open; // messages; not complete yet
     CommTiming timing;
@@ -48,3 +52,5 @@ void request_started(Request *request); // all its messages are posted
 // Ends the program with the call, the group and MPI's text.
 void mpi_check(int code, const char *call, const Group *group);
 #define MPI(group, call) mpi_check((call), #call, (group))
+
+int group_world_rank(const Group *group, int rank);

@@ -1,4 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
+#include "core/heartbeat.h"
 #include "model/internal.h"
 #include <stdio.h>
 #include <stdlib.h>
@@ -7,6 +8,7 @@
 double phase_end(Model *m, int layer, Phase phase, double begun) {
     double now = clock_seconds();
     m->timeline.layer[layer].phase[m->pass][phase] += now - begun;
+    heartbeat_at_layer(phase_name(phase), layer, pass_name(m->pass));
     return now;
 }
 

@@ -2,6 +2,7 @@
 // The experts and the two exchanges around them. Rows are multiplied by their gate weight on the expert side,
 // so that the way back is a plain sum and the weight's gradient is a dot product of what the expert has at
 // hand: out = w·Wd·act, act = φ(Wg x)·(Wu x); dw = ⟨Wdᵀ dy, act⟩.
+#include "core/heartbeat.h"
 #include "model/internal.h"
 
 // The expert side's buffers of a wave. The first one's are kept for backward, later ones share one set.
@@ -28,6 +29,7 @@ static Tensor vector_range(Tensor vector, RowRange range) {
 static void pending_end(Model *m, int layer, Pending *pending) {
     if (!pending->request) return;
     CommTiming timing;
+    heartbeat_at_layer("exchange", layer, pass_name(m->pass));
     comm_end(pending->request, &timing, m->stream);
     LayerTimeline *t = &m->timeline.layer[layer];
     double seconds = timing.done - timing.begun;
@@ -177,6 +179,7 @@ void moe_dispatch_begin(Model *m, int layer) {
     gather_rows(m, layer, m->scratch.send);
     phase_end(m, layer, PHASE_ROUTE, begun);
     CommTiming timing;
+    heartbeat_at_layer("exchange", layer, pass_name(m->pass));
     exchange_counts_end(counts, &l->plan, &timing, m->stream);
     t->exchange += timing.done - timing.begun;
     t->waited += timing.waited;

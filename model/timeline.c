@@ -3,6 +3,16 @@
 #include <stdlib.h>
 #include <string.h>
 
+const char *phase_name(Phase phase) {
+    static const char *const names[PHASE_COUNT] = {
+        "router", "attention", "experts", "expert weight gradients", "dense FFN", "combination", "head"};
+    return names[phase];
+}
+
+const char *pass_name(Pass pass) {
+    return pass == PASS_FORWARD ? "forward" : "backward";
+}
+
 Timeline timeline_create(int layers) {
     Timeline timeline = {.layers = layers, .layer = calloc((size_t)layers, sizeof(LayerTimeline))};
     REQUIRE(timeline.layer, "out of memory: a timeline of %d layers", layers);

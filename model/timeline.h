@@ -15,6 +15,8 @@ typedef enum {
 } Phase;
 typedef enum { PASS_FORWARD, PASS_BACKWARD, PASS_COUNT } Pass;
 enum { TIMELINE_CHUNKS = 8 };
+const char *phase_name(Phase phase); // "attention", …
+const char *pass_name(Pass pass);
 
 typedef struct {
     double phase[PASS_COUNT][PHASE_COUNT];
