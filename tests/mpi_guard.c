@@ -3,8 +3,9 @@
 // Bad steps, made by kernels that fail on one rank: all ranks see them, nothing of them stays in the state,
 // and training goes on to the bit as if their batch had never been there. Copies of weights that differ are
 // found, with rank and group.
+#include "core/file.h"
 #include "model_harness.h"
-#include "train/step.h"
+#include "train/bad_step.h"
 
 enum { SEQUENCES = 12, LENGTH = 16, MICRO = 3, STEPS = 6, BAD = 3 };
 
@@ -186,6 +187,39 @@ static const char *group_name(const Run *run, int group) {
     return group < run->state.params.group_count ? run->state.params.group[group].name : "router_bias";
 }
 
+static json_t *last_event(const char *folder) {
+    char path[96], line[1024], text[1024] = "{}";
+    snprintf(path, sizeof path, "%s/metrics.jsonl", folder);
+    FILE *in = fopen(path, "r");
+    while (in && fgets(line, sizeof line, in)) memcpy(text, line, sizeof text);
+    if (in) fclose(in);
+    return json_loads(text, 0, NULL);
+}
+
+// What is said and recorded when copies differ in step 4; the run ends on all ranks.
+static void check_end(Run *run, const StepMetrics *m, const char *group) {
+    char folder[64], says[128];
+    Metrics metrics = {.fd = -1};
+    Status trouble = OK;
+    bool root = comm_world_rank() == 0;
+    snprintf(folder, sizeof folder, "mpi_guard_%d.tmp", comm_world_size());
+    if (root)
+        CHECK(file_make_folders(folder) == OK && metrics_open(&metrics, folder, 0, NULL) == OK, "%s", folder);
+    BadStep bad = {&run->state, m, &metrics, folder, 3};
+    CHECK(bad_step_settle(&bad, &trouble) == ERR_DATA && trouble == OK, "the run goes on");
+    snprintf(says, sizeof says, "step 4: the weights of %s on rank %d (", group, m->replica.rank);
+    CHECK(strstr(status_text(), says) && strstr(status_text(), "after step 2"), "%s", status_text());
+    if (!root) return;
+    json_t *event = last_event(folder);
+    CHECK(strcmp(json_string_value(json_object_get(event, "event")), "replica_mismatch") == 0 &&
+              strcmp(json_string_value(json_object_get(event, "group")), group) == 0 &&
+              json_integer_value(json_object_get(event, "rank")) == m->replica.rank,
+          "another record");
+    json_decref(event);
+    metrics_close(&metrics);
+    CHECK(file_remove_tree(folder) == OK, "%s", folder);
+}
+
 static void a_flipped_weight_is_found(Mesh *mesh, int zero, Flip what) {
     Run run;
     GuardConfig guard = skipping;
@@ -201,7 +235,8 @@ static void a_flipped_weight_is_found(Mesh *mesh, int zero, Flip what) {
     snprintf(expected, sizeof expected, "%s", group);
     group_broadcast(mesh_group(mesh, AXIS_WORLD), last, expected, sizeof expected);
     uint64_t before = digest(&run);
-    ReplicaFault f = run_step(&run, 4, FAULT_NONE).replica;
+    StepMetrics m = run_step(&run, 4, FAULT_NONE);
+    ReplicaFault f = m.replica;
     CHECK(f.found == (copies > 1), "found %d", f.found);
     if (f.found) {
         CHECK(strcmp(group_name(&run, f.group), expected) == 0, "%s instead of %s", group_name(&run, f.group),
@@ -210,6 +245,7 @@ static void a_flipped_weight_is_found(Mesh *mesh, int zero, Flip what) {
         CHECK(f.certain == (copies > 2) && (f.certain || f.other == last % ep || what != FLIP_EXPERT),
               "certain %d, other %d", f.certain, f.other);
         CHECK(digest(&run) == before, "the step changed the state");
+        check_end(&run, &m, expected);
     }
     run_free(&run);
 }
