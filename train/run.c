@@ -5,6 +5,7 @@
 #include "train/format.h"
 #include "train/loop.h"
 #include "train/start_lines.h"
+#include "train/watchdog.h"
 #include <errno.h>
 #include <math.h>
 #include <stdio.h>
@@ -152,6 +153,7 @@ static Status write_files(Run *run) {
                             request->overrides));
     TRY(write_meta(run));
     run_dir_mark_latest(run->run_dir);
+    watchdog_clear(run->run_dir);
     static const char *const kind[] = {"fresh", "resumed", "forked", "weights"};
     return metrics_event(&run->metrics, "start", run->state.step,
                          json_pack("{s:s, s:s, s:i, s:i, s:i}", "kind", kind[run->start.kind], "from",
@@ -261,6 +263,8 @@ static Status finish(Run *run, Status ended, const LoopSummary *summary) {
 static Status go(Run *run) {
     LoopSummary summary = {0};
     TRY(begin(run));
+    Watchdog *watchdog =
+        watchdog_start(run->run_dir, comm_world_rank(), comm_world_size(), run->config->watchdog);
     LoopOptions options = {.run_dir = run->run_dir,
                            .resolved_yaml = run->yaml,
                            .version = run->request->version,
@@ -274,6 +278,7 @@ static Status go(Run *run) {
     char text[2048];
     snprintf(text, sizeof text, "%s", status_text());
     Status written = group_agree(mesh_group(run->mesh, AXIS_WORLD), finish(run, ended, &summary));
+    watchdog_stop(watchdog);
     if (ended == OK) return written;
     return status_fail(ended, __FILE__, __LINE__, "%s", text);
 }

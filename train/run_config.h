@@ -42,6 +42,7 @@ typedef struct {
         int64_t every, sequences;
     } eval;
     GuardConfig guard;
+    double watchdog; // seconds without progress; 0: not watched
 } RunConfig;
 
 // Reads `preset:`, then the files left to right, then FLOE_SET ("a=1;b=2"), then overrides ("optim.lr=3e-4")

@@ -113,6 +113,7 @@ const Option run_option[] = {
     {"guard.z", NUMBER(DBL_MIN, DBL_MAX), "6.0", "a spike is this many standard deviations above the mean of guard.window", FILLS(guard.z)},
     {"guard.max_bad", INTEGER(1, INT_MOST), "10", "bad steps in a row that end the run with exit code 5", FILLS(guard.max_bad)},
     {"guard.replica_check", INTEGER(0, INT_MOST), "100", "steps from one comparison of all ranks' copies of the weights to the next, which ends the run with exit code 4 where one differs; bad steps compare too; 0: never", FILLS(guard.replica_check)},
+    {"guard.watchdog", NUMBER(0, 1e9), "600.0", "seconds without progress, more than the longest save takes, after which a rank that hangs is named and the job ends with exit code 75; 0: never", FILLS(watchdog)},
 };
 // clang-format on
 const int run_options = sizeof run_option / sizeof *run_option;
