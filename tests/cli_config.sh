@@ -39,7 +39,7 @@ has err "--ranks many: expected a whole number, 0 or more"
 code 2 "$floe" config check tiny -n
 has err "--ranks needs a value"
 code 2 "$floe" version now
-for command in train config data ckpt eval generate bench doctor completion version; do
+for command in train config data ckpt eval generate bench slurm doctor completion version; do
     code 0 "$floe" "$command" --help
     has out "floe $command"
     [ -s err ] && fail "$command --help writes on stderr"

@@ -46,7 +46,7 @@ typedef struct {
 // The table of every command file; help and completion walk them. A command without parts has one entry
 // before {0}.
 extern const CliCommand cli_train[], cli_config[], cli_data[], cli_ckpt[], cli_eval[], cli_generate[],
-    cli_bench[], cli_doctor[], cli_completion[], cli_version[];
+    cli_bench[], cli_slurm[], cli_doctor[], cli_completion[], cli_version[];
 
 typedef struct {
     const CliCommand *command;

@@ -13,8 +13,9 @@ const CliCommand cli_completion[] = {
      NULL, false, 1, 1},
     {0}};
 
-static const CliCommand *const tables[] = {cli_train,    cli_config, cli_data,   cli_ckpt,       cli_eval,
-                                           cli_generate, cli_bench,  cli_doctor, cli_completion, cli_version};
+static const CliCommand *const tables[] = {cli_train,  cli_config,     cli_data,   cli_ckpt,
+                                           cli_eval,   cli_generate,   cli_bench,  cli_slurm,
+                                           cli_doctor, cli_completion, cli_version};
 enum { TABLES = sizeof tables / sizeof *tables };
 
 // "data pack": the group is "data", the part "pack"; of "train" both are "train" and "".

@@ -3,4 +3,4 @@
 #pragma once
 typedef int command_fn(int argc, char **argv);
 command_fn command_train, command_config, command_data, command_ckpt, command_eval, command_generate,
-    command_bench, command_doctor, command_completion, command_version;
+    command_bench, command_slurm, command_doctor, command_completion, command_version;

@@ -11,15 +11,11 @@ static const struct {
     command_fn *run;
     const CliCommand *table;
 } commands[] = {
-    {"train", command_train, cli_train},
-    {"config", command_config, cli_config},
-    {"data", command_data, cli_data},
-    {"ckpt", command_ckpt, cli_ckpt},
-    {"eval", command_eval, cli_eval},
-    {"generate", command_generate, cli_generate},
-    {"bench", command_bench, cli_bench},
-    {"doctor", command_doctor, cli_doctor},
-    {"completion", command_completion, cli_completion},
+    {"train", command_train, cli_train},       {"config", command_config, cli_config},
+    {"data", command_data, cli_data},          {"ckpt", command_ckpt, cli_ckpt},
+    {"eval", command_eval, cli_eval},          {"generate", command_generate, cli_generate},
+    {"bench", command_bench, cli_bench},       {"slurm", command_slurm, cli_slurm},
+    {"doctor", command_doctor, cli_doctor},    {"completion", command_completion, cli_completion},
     {"version", command_version, cli_version},
 };
 enum { COMMANDS = sizeof commands / sizeof *commands };
@@ -36,6 +32,7 @@ static void print_help(FILE *out) {
           "  floe eval RUN|CKPT                  loss on held-out text\n"
           "  floe generate RUN|CKPT -p TEXT      write on\n"
           "  floe bench step|gemm|overlap CONFIG measure\n"
+          "  floe slurm CONFIG                   prints a job script for Slurm that requeues itself\n"
           "  floe doctor                         what this machine has, and what is missing\n"
           "  floe completion bash|zsh|fish       completion for the shell\n"
           "  floe version\n"
