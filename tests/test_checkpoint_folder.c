@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-// Which checkpoints stay, which are found, and what a crash leaves.
+// Which checkpoints are found, and what a crash leaves. Which stay: test_checkpoint_retain.c.
 #include "checkpoint_harness.h"
 #include "core/file.h"
 #include <setjmp.h>
@@ -13,7 +13,7 @@
 #define RUN "test_checkpoint_folder.tmp"
 static Mesh *mesh;
 
-static void save(int64_t step, int64_t keep, bool permanent) {
+static void save(int64_t step) {
     const Layout alone = {.world = 1, .ep = 1, .rank = 0, .stage = 1};
     ModelConfig config = harness_config();
     config.layers = 1;
@@ -21,17 +21,10 @@ static void save(int64_t step, int64_t keep, bool permanent) {
     CheckpointState state = harness_state(shards, alone, mesh);
     CheckpointReport report;
     json_t *record = json_pack("{s:I}", "step", (json_int_t)step);
-    CheckpointOptions options = {.keep = keep, .permanent = permanent};
+    CheckpointOptions options = {.permanent = false};
     assert_int_equal(checkpoint_save(&state, record, RUN, step, &options, &report), OK);
     json_decref(record);
     harness_free(shards);
-}
-
-static bool is_there(int64_t step) {
-    char path[256];
-    struct stat info;
-    snprintf(path, sizeof path, RUN "/ckpt/step-%09lld", (long long)step);
-    return stat(path, &info) == 0;
 }
 
 static int64_t found_at_most(int64_t at_most) {
@@ -53,28 +46,10 @@ static int end(void **state) {
     return file_remove_tree(RUN);
 }
 
-static void newest_and_permanent_stay(void **state) {
-    (void)state;
-    for (int64_t step = 1; step <= 8; step++) save(step, 2, step == 3);
-    for (int64_t step = 1; step <= 8; step++) assert_int_equal(is_there(step), step == 3 || step >= 7);
-    save(9, 0, false);
-    assert_true(is_there(7)); // 0 keeps all
-}
-
-// A damaged one does not count as one of the newest, so a whole one is never removed in its favour.
-static void damaged_ones_do_not_count(void **state) {
-    (void)state;
-    save(1, 2, false);
-    save(2, 2, false);
-    assert_int_equal(truncate(RUN "/ckpt/step-000000002/MANIFEST.json", 10), 0);
-    save(3, 2, false);
-    assert_true(is_there(1) && is_there(2) && is_there(3));
-}
-
 static void find(void **state) {
     (void)state;
     assert_int_equal(found_at_most(-1), -1);
-    for (int64_t step = 10; step <= 30; step += 10) save(step, 0, false);
+    for (int64_t step = 10; step <= 30; step += 10) save(step);
     assert_int_equal(found_at_most(-1), 30);
     assert_int_equal(found_at_most(29), 20);
     assert_int_equal(found_at_most(9), -1);
@@ -90,7 +65,7 @@ static void find(void **state) {
 
 static void abandon(void **state) {
     (void)state;
-    for (int64_t step = 1; step <= 4; step++) save(step, 0, false);
+    for (int64_t step = 1; step <= 4; step++) save(step);
     assert_int_equal(file_make_folders(RUN "/ckpt/.tmp-step-000000005.1-2/x"), OK);
     assert_int_equal(file_make_folders(RUN "/ckpt/.trash-step-000000001.1"), OK);
     assert_int_equal(checkpoint_abandon_after(RUN, 2), OK);
@@ -100,7 +75,7 @@ static void abandon(void **state) {
     assert_false(exists);
     assert_int_equal(file_exists(RUN "/ckpt/.trash-step-000000001.1", &exists), OK);
     assert_false(exists);
-    save(3, 0, false); // another future, abandoned within the same second
+    save(3); // another future, abandoned within the same second
     assert_int_equal(checkpoint_abandon_after(RUN, 2), OK);
     assert_int_equal(checkpoint_abandon_after(RUN, 2), OK);
     assert_int_equal(found_at_most(-1), 2);
@@ -122,8 +97,6 @@ int main(int argc, char **argv) {
     comm_start(&argc, &argv);
     if (mesh_create_self(&mesh) != OK) return 1;
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test_setup_teardown(newest_and_permanent_stay, start, end),
-        cmocka_unit_test_setup_teardown(damaged_ones_do_not_count, start, end),
         cmocka_unit_test_setup_teardown(find, start, end),
         cmocka_unit_test_setup_teardown(abandon, start, end),
         cmocka_unit_test_setup_teardown(tools_need_whole_paths, start, end),

@@ -95,7 +95,11 @@ static Status stop_differing(const BadStep *bad, Status *trouble) {
 static Status go_back(const BadStep *bad, const char *what, Status *trouble) {
     const StepMetrics *m = bad->step;
     int64_t back_to;
-    Status status = resume_roll_back(bad->state, bad->run_dir, &back_to);
+    json_t *quarantined, *entry;
+    size_t i;
+    Status status = resume_roll_back(bad->state, bad->run_dir, &back_to, &quarantined);
+    json_array_foreach(quarantined, i, entry) record(bad, "quarantine", json_incref(entry), trouble);
+    json_decref(quarantined);
     if (status == ERR_DIVERGED) return stop(bad, trouble);
     TRY(status);
     record_bad(bad, GUARD_ROLLBACK, back_to, trouble);

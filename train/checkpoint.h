@@ -24,6 +24,7 @@ typedef struct {
     Mesh *mesh;
 } CheckpointState;
 
+enum { CHECKPOINT_DIGEST_BYTES = 32 };
 typedef struct {
     int64_t step;
     double seconds, gather_seconds;
@@ -31,19 +32,19 @@ typedef struct {
     double copy_seconds,
         write_seconds;        // of that the copy with its checksums; making files durable: slowest rank's
     int64_t bytes, raw_bytes; // on disk over all ranks; of tensors
+    char digest[CHECKPOINT_DIGEST_BYTES]; // of all states, on rank 0: equal where no value has changed
 } CheckpointReport;
 
 typedef struct {
     bool zlib;
-    int64_t keep;       // newest ones that stay; 0 = all
-    bool permanent;     // the first at or after a stage switch: never removed by keep
+    bool permanent;     // the first at or after a stage switch: retention never removes it
     int64_t part_bytes; // largest file, about; 0 = 1 GiB; a save needs twice this of memory
     int64_t host_bytes; // most memory that a save may take on a rank; 0: no limit
 } CheckpointOptions;
 
 // Writes RUN/ckpt/step-%09d: visible only when whole and durable. record: run facts that the manifest keeps
-// (step, samples, tokens, config, plan, ledger …); borrowed. Then removes what keep says. Collective over the
-// world; the same status on every rank; on failure nothing is left behind and older checkpoints are whole.
+// (step, samples, tokens, config, plan, ledger …); borrowed. Collective over the world; the same status on
+// every rank; on failure nothing is left behind and older checkpoints are whole.
 Status checkpoint_save(const CheckpointState *state, json_t *record, const char *run_dir, int64_t step,
                        const CheckpointOptions *options, CheckpointReport *report);
 
@@ -81,13 +82,70 @@ Status checkpoint_load(const CheckpointState *state, const char *dir, bool weigh
 // manifest is whole; *step = −1 where there is none. Damaged ones are named on stderr and passed over. Not
 // collective.
 Status checkpoint_find(const char *run_dir, int64_t at_most, int64_t *step, char *dir, size_t dir_size);
+// The same for who goes on with the run: damaged ones are moved to damaged-step-… and added to quarantined
+// (an array) as members of an event: damaged_step, moved_to, message.
+Status checkpoint_find_newest(const char *run_dir, int64_t at_most, json_t *quarantined, int64_t *step,
+                              char *dir, size_t dir_size);
 // Moves checkpoints later than step to ckpt/abandoned-…, removes .tmp-* left by a crash. Not collective: rank
 // 0 calls.
 Status checkpoint_abandon_after(const char *run_dir, int64_t step);
 
+// ---- which stay (checkpoint_retain.c). Not collective: rank 0 calls.
+
+typedef struct {
+    int64_t keep;       // newest verified ones that stay; 0: all stay
+    int64_t keep_every; // those at multiples of this step stay; 0: none
+    bool trusting;      // takes all whole ones for verified: to know what could go
+} CheckpointRules;
+typedef enum {
+    FATE_GOES,
+    FATE_NEWEST,     // stays and counts
+    FATE_UNVERIFIED, // among the newest: stays, does not count
+    FATE_PERMANENT,  // older ones that stay: the first at or after a stage switch,
+    FATE_EVERY,      // at a multiple of keep_every,
+    FATE_PINNED,     // by hand
+    FATE_DAMAGED,    // stays: it may be all that is left of something
+} CheckpointFate;
+typedef struct {
+    struct {
+        int64_t step;
+        CheckpointFate fate;
+    } * entry; // ascending
+    int count;
+} CheckpointFates;
+Status checkpoint_fates(const char *run_dir, const CheckpointRules *rules, CheckpointFates *out);
+void checkpoint_fates_free(CheckpointFates *fates);
+Status checkpoint_retain(const char *run_dir, const CheckpointRules *rules, int64_t *removed);
+// Re-reads a checkpoint that seems to be damaged and, if it is, moves it to RUN/ckpt/damaged-step-… with a
+// warning. *entry: as in checkpoint_find_newest, owned by the caller; NULL where it is whole.
+Status checkpoint_quarantine(const char *run_dir, int64_t step, json_t **entry);
+
+// Marks lie beside a checkpoint's folder, never in it, and hold for its content alone.
+typedef enum { MARK_VERIFIED, MARK_PINNED } CheckpointMark;
+bool checkpoint_has_mark(const char *dir, CheckpointMark mark);
+Status checkpoint_set_mark(const char *dir, CheckpointMark mark);
+Status checkpoint_remove_mark(const char *dir, CheckpointMark mark);
+
+// ---- re-reading what was committed, beside the training: each rank its share of the files, on a thread
+typedef struct CheckpointCheck CheckpointCheck;
+CheckpointCheck *checkpoint_check_create(Group *world);
+void checkpoint_check_destroy(CheckpointCheck *check); // none may be in flight
+void checkpoint_check_begin(CheckpointCheck *check, const char *dir);
+bool checkpoint_check_busy(const CheckpointCheck *check);    // between begin and finish
+bool checkpoint_check_running(const CheckpointCheck *check); // this rank's share is not done yet
+void checkpoint_check_cancel(CheckpointCheck *check);        // finish need not wait for the rest
+typedef struct {
+    bool complete; // not cancelled on any rank
+    double seconds;
+    int64_t bytes;
+} CheckpointChecked;
+// Waits for all shares. ERR_DATA: the damage that a rank has found. Collective; the same on every rank.
+Status checkpoint_check_finish(CheckpointCheck *check, CheckpointChecked *out);
+
 // ---- offline, one process
 Status checkpoint_manifest(const char *dir, json_t **manifest); // parsed and checked against its own CRC line
-Status checkpoint_verify(const char *dir, bool print);          // re-reads every byte
+void checkpoint_digest(const json_t *digest, char out[CHECKPOINT_DIGEST_BYTES]); // a manifest's, as one text
+Status checkpoint_verify(const char *dir, bool print);                           // re-reads every byte
 typedef struct CheckpointReader CheckpointReader;
 Status checkpoint_reader_open(CheckpointReader **out, const char *dir);
 void checkpoint_reader_close(CheckpointReader *reader);

@@ -43,22 +43,6 @@ static Status open_checked(DataFile *f, const char *path) {
     return OK;
 }
 
-Status data_file_check(DataFile *f) {
-    char path[FILE_PATH_BYTES];
-    int64_t bytes;
-    uint32_t crc;
-    if (f->checked) return OK;
-    manifest_path(f->manifest, f->file, path, sizeof path);
-    TRY(file_checksum(f->fd, path, &bytes, &crc));
-    if (bytes != entry(f)->bytes)
-        FAIL(ERR_DATA, "%s: has %ld bytes, the manifest says %ld", path, (long)bytes, (long)entry(f)->bytes);
-    if (crc != entry(f)->crc)
-        FAIL(ERR_DATA, "%s: damaged: checksum %08x, the manifest says %08x", path, crc, entry(f)->crc);
-    if (f->manifest->zlib && entry(f)->elements) TRY(open_checked(f, path));
-    f->checked = true;
-    return OK;
-}
-
 static Status read_values(DataFile *f, StateKind kind, int64_t pos, int64_t count, float *out) {
     if (f->hdf5) return hdf5_file_read_f32(f->hdf5, checkpoint_state_dataset(kind), pos, count, out);
     char path[FILE_PATH_BYTES];
@@ -78,6 +62,15 @@ static void copy_overlap(const float *values, int64_t at, int64_t n, int64_t fir
     if (from < to) memcpy(out + (from - first), values + (from - at), (size_t)(to - from) * sizeof *out);
 }
 
+static void damage_text(const Manifest *m, const ManifestSegment *s, StateKind kind, char *text,
+                        size_t size) {
+    int64_t offset = m->file[s->file].offset[kind];
+    int length = snprintf(text, size, "%s of %s, elements %ld to %ld", checkpoint_state_name(kind),
+                          m->tensor[s->tensor].name, (long)s->first, (long)(s->first + s->count));
+    if (offset >= 0 && length < (int)size)
+        snprintf(text + length, size - (size_t)length, ", at byte %ld", (long)(offset + 4 * s->pos));
+}
+
 static Status stream_segment(DataFile *f, const ManifestSegment *s, StateKind kind, int64_t first,
                              int64_t count, float *out, float *piece) {
     uint32_t crc = 0;
@@ -88,9 +81,9 @@ static Status stream_segment(DataFile *f, const ManifestSegment *s, StateKind ki
         copy_overlap(piece, s->first + done, n, first, count, out);
     }
     if (crc == s->crc[kind]) return OK;
-    FAIL(ERR_DATA, "%s/%s: damaged: %s of %s, elements %ld to %ld", f->manifest->dir, entry(f)->name,
-         checkpoint_state_name(kind), f->manifest->tensor[s->tensor].name, (long)s->first,
-         (long)(s->first + s->count));
+    char place[256];
+    damage_text(f->manifest, s, kind, place, sizeof place);
+    FAIL(ERR_DATA, "%s/%s: damaged: %s", f->manifest->dir, entry(f)->name, place);
 }
 
 Status data_file_segment(DataFile *f, const ManifestSegment *s, StateKind kind, int64_t first, int64_t count,
@@ -109,5 +102,53 @@ Status data_file_buffer(DataFile *f, const ManifestBuffer *b, float *out) {
     manifest_path(f->manifest, f->file, path, sizeof path);
     TRY(file_read_at(f->fd, path, b->offset, out, bytes));
     if (crc32c(0, out, bytes) != b->crc) FAIL(ERR_DATA, "%s: damaged: buffer %s", path, b->name);
+    return OK;
+}
+
+// ---- whole files
+
+// What of a file with a wrong checksum is damaged: ": m of embed, elements 0 to 9, at byte 2048", the first
+// such place.
+static void name_damage(DataFile *f, char *text, size_t size) {
+    const Manifest *m = f->manifest;
+    snprintf(text, size, m->zlib ? "somewhere, for it is compressed" : "outside the tensors' values");
+    for (int i = 0; i < m->segments && !m->zlib; i++)
+        for (int k = 0; k < m->states; k++)
+            if (m->segment[i].file == f->file &&
+                data_file_segment(f, &m->segment[i], (StateKind)k, 0, 0, NULL) != OK) {
+                damage_text(m, &m->segment[i], (StateKind)k, text, size);
+                return;
+            }
+    for (int i = 0; i < m->buffers && !m->zlib; i++) {
+        const ManifestBuffer *b = &m->buffer[i];
+        float *values = malloc((size_t)checkpoint_elements(b->dims, b->dim) * sizeof *values);
+        bool damaged = b->file == f->file && values && data_file_buffer(f, b, values) != OK;
+        free(values);
+        if (!damaged) continue;
+        snprintf(text, size, "buffer %s, at byte %ld", b->name, (long)b->offset);
+        return;
+    }
+}
+
+Status data_file_checksum(DataFile *f) {
+    char path[FILE_PATH_BYTES], place[256];
+    int64_t bytes;
+    uint32_t crc;
+    manifest_path(f->manifest, f->file, path, sizeof path);
+    TRY(file_checksum(f->fd, path, &bytes, &crc));
+    if (bytes != entry(f)->bytes)
+        FAIL(ERR_DATA, "%s: has %ld bytes, the manifest says %ld", path, (long)bytes, (long)entry(f)->bytes);
+    if (crc == entry(f)->crc) return OK;
+    name_damage(f, place, sizeof place);
+    FAIL(ERR_DATA, "%s: damaged: %s; checksum %08x, the manifest says %08x", path, place, crc, entry(f)->crc);
+}
+
+Status data_file_check(DataFile *f) {
+    char path[FILE_PATH_BYTES];
+    if (f->checked) return OK;
+    manifest_path(f->manifest, f->file, path, sizeof path);
+    TRY(data_file_checksum(f));
+    if (f->manifest->zlib && entry(f)->elements) TRY(open_checked(f, path));
+    f->checked = true;
     return OK;
 }

@@ -3,6 +3,8 @@
 //   step-%09d/       committed: exists only whole, nothing is added to it later
 //   .tmp-step-…      being written       .trash-step-…   being removed
 //   abandoned-TIME/  later steps of a run that was resumed further back
+//   damaged-step-…/  found damaged by a resume or by the check behind a save: never used, never removed
+//   .verified/step-…, .pinned/step-…  what is known about checkpoints (checkpoint_marks.c)
 #include "train/checkpoint_internal.h"
 #include <ctype.h>
 #include <dirent.h>
@@ -77,7 +79,22 @@ static Status read_at_step(Manifest *m, const char *dir, int64_t step) {
     FAIL(ERR_DATA, "%s: holds step %ld", dir, (long)found);
 }
 
-Status checkpoint_find(const char *run_dir, int64_t at_most, int64_t *step, char *dir, size_t dir_size) {
+// Where it cannot be moved it is passed over all the same.
+static void set_aside(const char *run_dir, int64_t step, const char *dir, Status status,
+                      json_t *quarantined) {
+    char why[1024];
+    json_t *entry;
+    snprintf(why, sizeof why, "%s", status_text());
+    if (!quarantined || status != ERR_DATA)
+        log_rank(LOG_WARN, "%s; passed over: floe ckpt verify %s", why, dir);
+    else if (folder_quarantine(run_dir, step, why, &entry) == OK)
+        json_array_append_new(quarantined, entry);
+    else
+        log_rank(LOG_WARN, "%s; passed over: %s", why, status_text());
+}
+
+Status checkpoint_find_newest(const char *run_dir, int64_t at_most, json_t *quarantined, int64_t *step,
+                              char *dir, size_t dir_size) {
     StepList list;
     *step = -1;
     TRY(folder_steps(run_dir, &list));
@@ -85,14 +102,20 @@ Status checkpoint_find(const char *run_dir, int64_t at_most, int64_t *step, char
         if (at_most >= 0 && list.step[i] > at_most) continue;
         Manifest m;
         folder_step_path(run_dir, list.step[i], dir, dir_size);
-        if (read_at_step(&m, dir, list.step[i]) == OK) {
+        Status status = read_at_step(&m, dir, list.step[i]);
+        if (status != OK)
+            set_aside(run_dir, list.step[i], dir, status, quarantined);
+        else {
             *step = list.step[i];
             manifest_free(&m);
-        } else
-            log_rank(LOG_WARN, "%s; passed over: floe ckpt verify %s", status_text(), dir);
+        }
     }
     free(list.step);
     return OK;
+}
+
+Status checkpoint_find(const char *run_dir, int64_t at_most, int64_t *step, char *dir, size_t dir_size) {
+    return checkpoint_find_newest(run_dir, at_most, NULL, step, dir, dir_size);
 }
 
 // ---- appearing
@@ -144,27 +167,8 @@ static Status remove_leftover(void *context, const char *path, const char *name)
     return file_remove_tree(path);
 }
 
-// The newest `keep` whole ones stay, and the permanent ones. What is damaged neither counts nor goes: it may
-// be all that is left of something.
-Status folder_retain(const char *run_dir, int64_t keep) {
-    StepList list;
-    if (keep <= 0) return OK;
-    Status status = folder_steps(run_dir, &list);
-    int64_t kept = 0;
-    for (int i = list.count - 1; status == OK && i >= 0; i--) {
-        char dir[FILE_PATH_BYTES];
-        Manifest m;
-        folder_step_path(run_dir, list.step[i], dir, sizeof dir);
-        if (read_at_step(&m, dir, list.step[i]) != OK) continue;
-        bool permanent = m.permanent;
-        manifest_free(&m);
-        if (kept < keep)
-            kept++;
-        else if (!permanent)
-            status = folder_remove(dir);
-    }
-    free(list.step);
-    return status;
+Status folder_clear(const char *run_dir) {
+    return each_entry(run_dir, remove_leftover, NULL);
 }
 
 static Status abandon_folder(const char *run_dir, char *path, size_t size) {
@@ -180,7 +184,7 @@ static Status abandon_folder(const char *run_dir, char *path, size_t size) {
 Status checkpoint_abandon_after(const char *run_dir, int64_t step) {
     char folder[FILE_PATH_BYTES] = "";
     StepList list;
-    TRY(each_entry(run_dir, remove_leftover, NULL));
+    TRY(folder_clear(run_dir));
     Status status = folder_steps(run_dir, &list);
     // Newest first: a crash in between never leaves a later step behind an earlier gap.
     for (int i = list.count - 1; status == OK && i >= 0 && list.step[i] > step; i--) {

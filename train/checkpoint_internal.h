@@ -5,6 +5,7 @@
 #include "core/file.h"
 #include "core/hdf5_file.h"
 #include "train/checkpoint.h"
+#include <pthread.h>
 
 enum { CHECKPOINT_VERSION = 1, CHECKPOINT_NAME_BYTES = 64, STATE_KINDS = 3 };
 #define CHECKPOINT_FORMAT   "floe-checkpoint"
@@ -48,6 +49,7 @@ typedef struct {
     char *dir;
     json_t *json; // what all names point into
     int64_t step;
+    uint32_t crc; // of the manifest itself
     bool permanent, zlib;
     int states;             // 1: master alone, 3: with m and v
     ManifestTensor *tensor; // sorted by checkpoint_name_order
@@ -76,6 +78,7 @@ typedef struct {
     int states;
     const json_t *record;
     json_t *tensors, *files; // borrowed, and changed
+    char *digest;            // [CHECKPOINT_DIGEST_BYTES]: gets all states' digests; or NULL
 } ManifestContent;
 Status manifest_text(const ManifestContent *content, char **text, size_t *bytes);
 
@@ -143,6 +146,10 @@ Status save_write_part(Save *save, const Part *part, int number);
 Status save_finish(Save *save, Status written, CheckpointReport *report);
 Status save_failed(Save *save, Status status); // removes the folder, says why; returns status
 
+// A thread beside the main one, with the signals blocked that end or steer the run: they are the main
+// thread's. 0 or an errno (checkpoint_writer.c).
+int background_start(pthread_t *thread, void *(*work)(void *), void *context);
+
 // ---- reading from one data file (checkpoint_file.c). Everything handed out has been checked first.
 typedef struct {
     const Manifest *manifest;
@@ -152,7 +159,9 @@ typedef struct {
 } DataFile;
 Status data_file_open(DataFile *out, const Manifest *manifest, int file);
 void data_file_close(DataFile *file);
-Status data_file_check(DataFile *file); // every byte, against size and CRC
+// Every byte, against size and CRC; what is damaged is named: state, tensor and bytes.
+Status data_file_check(DataFile *file);
+Status data_file_checksum(DataFile *file); // the same without the HDF5 library, for threads
 // Values of a segment, without a check of their own; after data_file_check.
 Status data_file_read(DataFile *file, StateKind kind, int64_t pos, int64_t count, float *out);
 // Copies elements [first, first + count) of the segment's tensor into out after checking the whole segment.
@@ -173,5 +182,8 @@ Status folder_prepare(const char *run_dir, int64_t step, char *tmp,
 // Writes the manifest into tmp, makes all durable, gives the folder its name and removes what stood there. On
 // failure tmp is still there.
 Status folder_commit(const char *tmp, const char *dir, const char *manifest, size_t bytes);
-Status folder_retain(const char *run_dir, int64_t keep);
-Status folder_remove(const char *dir); // renamed first, so that nobody sees half of it
+Status folder_remove(const char *dir);    // renamed first, so that nobody sees half of it
+Status folder_clear(const char *run_dir); // removes .tmp-* and .trash-*
+// Moves RUN/ckpt/step-… to damaged-step-… and says so. entry: members of the event that tells it, owned by
+// the caller.
+Status folder_quarantine(const char *run_dir, int64_t step, const char *why, json_t **entry);

@@ -44,12 +44,13 @@ void manifest_path(const Manifest *m, int file, char *path, size_t size) {
 #define DAMAGED(m, ...) FAIL(ERR_DATA, "%s/" CHECKPOINT_MANIFEST ": " __VA_ARGS__)
 
 // The body ends with a newline; after it stands exactly {"crc32c":"xxxxxxxx"} and a newline.
-static Status split_crc_line(const char *dir, const char *text, size_t bytes, size_t *body) {
+static Status split_crc_line(const char *dir, const char *text, size_t bytes, size_t *body, uint32_t *crc) {
     enum { LINE = 22 };
     if (bytes < LINE + 1) FAIL(ERR_DATA, "%s/" CHECKPOINT_MANIFEST ": %zu bytes: too short", dir, bytes);
     *body = bytes - (size_t)LINE;
     char expected[LINE + 1];
-    snprintf(expected, sizeof expected, "{\"crc32c\":\"%08x\"}\n", crc32c(0, text, *body));
+    *crc = crc32c(0, text, *body);
+    snprintf(expected, sizeof expected, "{\"crc32c\":\"%08x\"}\n", *crc);
     if (memcmp(text + *body, expected, strlen(expected)) || strlen(expected) != LINE)
         FAIL(ERR_DATA, "%s/" CHECKPOINT_MANIFEST ": damaged: its last line is not %.*s", dir, LINE - 2,
              expected);
@@ -243,7 +244,7 @@ static Status read_json(Manifest *m) {
     size_t bytes, body = 0;
     snprintf(path, sizeof path, "%s/" CHECKPOINT_MANIFEST, m->dir);
     TRY(file_read_all(path, &text, &bytes));
-    Status status = split_crc_line(m->dir, text, bytes, &body);
+    Status status = split_crc_line(m->dir, text, bytes, &body, &m->crc);
     json_error_t error;
     if (status == OK) m->json = json_loadb(text, body, JSON_REJECT_DUPLICATES, &error);
     free(text);

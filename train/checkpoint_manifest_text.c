@@ -176,6 +176,14 @@ static void print_manifest(FILE *out, const ManifestContent *content, const json
     json_decref(states);
 }
 
+void checkpoint_digest(const json_t *digest, char out[CHECKPOINT_DIGEST_BYTES]) {
+    int length = 0;
+    for (int k = 0; k < STATE_KINDS; k++) {
+        const char *text = json_string_value(json_object_get(digest, checkpoint_state_name((StateKind)k)));
+        length += snprintf(out + length, CHECKPOINT_DIGEST_BYTES - (size_t)length, "%.8s.", text ? text : "");
+    }
+}
+
 Status manifest_text(const ManifestContent *content, char **text, size_t *bytes) {
     Piece *piece = NULL;
     int pieces = 0;
@@ -189,6 +197,7 @@ Status manifest_text(const ManifestContent *content, char **text, size_t *bytes)
         FILE *out = open_memstream(text, bytes);
         REQUIRE(out, "out of memory: manifest");
         print_manifest(out, content, digest);
+        if (content->digest) checkpoint_digest(digest, content->digest);
         fflush(out);
         fprintf(out, "{\"crc32c\":\"%08x\"}\n", crc32c(0, *text, *bytes));
         REQUIRE(fclose(out) == 0, "out of memory: manifest");

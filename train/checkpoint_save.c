@@ -132,7 +132,7 @@ static void gather(const Save *save, Gathered *all) {
     json_decref(message);
 }
 
-static Status commit(const Save *save, const Gathered *all) {
+static Status commit(const Save *save, const Gathered *all, char *digest) {
     if (all->malformed) FAIL(ERR_RUNTIME, "checkpoint: a rank's description of its files is malformed");
     ManifestContent content = {.step = save->step,
                                .permanent = save->options.permanent,
@@ -140,7 +140,8 @@ static Status commit(const Save *save, const Gathered *all) {
                                .states = STATE_KINDS,
                                .record = save->record,
                                .tensors = all->tensors,
-                               .files = all->files};
+                               .files = all->files,
+                               .digest = digest};
     char dir[FILE_PATH_BYTES], *text;
     size_t bytes;
     TRY(manifest_text(&content, &text, &bytes));
@@ -155,7 +156,7 @@ static Status gather_and_commit(Save *save, CheckpointReport *report) {
     Gathered all = {.tensors = json_array(), .files = json_array()};
     gather(save, &all);
     report->gather_seconds = clock_seconds() - begun;
-    Status status = group_rank(save->world) == 0 ? commit(save, &all) : OK;
+    Status status = group_rank(save->world) == 0 ? commit(save, &all, report->digest) : OK;
     json_decref(all.tensors);
     json_decref(all.files);
     return group_agree(save->world, status);
@@ -173,7 +174,7 @@ Status save_begin(Save *save) {
 Status save_failed(Save *save, Status status) {
     char reason[1024];
     snprintf(reason, sizeof reason, "%s", status_text());
-    if (group_rank(save->world) == 0 && save->tmp[0] && file_remove_tree(save->tmp) != OK)
+    if (group_rank(save->world) == 0 && folder_clear(save->run_dir) != OK)
         log_rank(LOG_WARN, "%s", status_text());
     FAIL(status, "checkpoint of step %ld was not written, older ones are whole: %s", (long)save->step,
          reason);
@@ -197,8 +198,6 @@ Status save_finish(Save *save, Status written, CheckpointReport *report) {
     Status status = group_agree(save->world, written);
     if (status == OK) status = gather_and_commit(save, report);
     if (status != OK) return save_failed(save, status);
-    if (group_rank(save->world) == 0 && folder_retain(save->run_dir, save->options.keep) != OK)
-        log_rank(LOG_WARN, "%s", status_text());
     report_sizes(save, report);
     double now = clock_seconds();
     report->stall_seconds = save->stall_seconds + now - begun;

@@ -78,13 +78,12 @@ static void *write_parts(void *context) {
     return NULL;
 }
 
-// With the signals blocked that end or steer the run: they are the main thread's.
-static int start_thread(CheckpointWriter *writer) {
+int background_start(pthread_t *thread, void *(*work)(void *), void *context) {
     sigset_t blocked, before;
     sigfillset(&blocked);
     for (int i = 0; i < 5; i++) sigdelset(&blocked, (int[]){SIGSEGV, SIGBUS, SIGFPE, SIGILL, SIGABRT}[i]);
     pthread_sigmask(SIG_SETMASK, &blocked, &before);
-    int failed = pthread_create(&writer->thread, NULL, write_parts, writer);
+    int failed = pthread_create(thread, NULL, work, context);
     pthread_sigmask(SIG_SETMASK, &before, NULL);
     return failed;
 }
@@ -119,7 +118,7 @@ Status checkpoint_writer_begin(CheckpointWriter *writer, const CheckpointState *
     writer->status = OK;
     atomic_store(&writer->cancel, false);
     atomic_store(&writer->stage, WRITER_RUNNING);
-    int failed = start_thread(writer);
+    int failed = background_start(&writer->thread, write_parts, writer);
     writer->started = !failed;
     if (failed) { // told at the finish, by all ranks
         writer->status = ERR_RUNTIME;

@@ -4,6 +4,7 @@
 #include "core/log.h"
 #include "train/bad_step.h"
 #include "train/format.h"
+#include "train/keeper.h"
 #include "train/peak.h"
 #include "train/progress_bar.h"
 #include "train/resume.h"
@@ -18,13 +19,14 @@ typedef struct {
     Group *world;
     ProgressBar bar;
     HeldOut held_out;
-    const char **source;                             // names
-    int64_t *src_tokens;                             // [sources] trained on so far
-    int64_t steps;                                   // of the whole run
-    int next_stage;                                  // the first one (from 0) that no step has begun
-    int64_t saved_step, saving_step, evaluated_step; // saving: the newest that a save was begun for
-    bool save_due, permanent_due;                    // put off by bad steps
-    double step_seconds;                             // moving mean of everything between two steps' ends
+    const char **source;                 // names
+    int64_t *src_tokens;                 // [sources] trained on so far
+    int64_t steps;                       // of the whole run
+    int next_stage;                      // the first one (from 0) that no step has begun
+    int64_t saving_step, evaluated_step; // saving: the newest that a save was begun for
+    Keeper keeper;
+    bool save_due, permanent_due; // put off by bad steps
+    double step_seconds;          // moving mean of everything between two steps' ends
     double last_end;
     double peak;    // FLOP/s of all ranks
     Status trouble; // of this rank alone, with writing its records: told at the next poll
@@ -161,9 +163,12 @@ static bool after_switch(const Loop *loop, int64_t samples_before, int64_t sampl
     return false;
 }
 
+CheckpointRules loop_checkpoint_rules(const RunConfig *config) {
+    return (CheckpointRules){.keep = config->checkpoint.keep, .keep_every = config->checkpoint.keep_every};
+}
+
 CheckpointOptions loop_checkpoint_options(const RunConfig *config) {
     return (CheckpointOptions){.zlib = strcmp(config->checkpoint.compress, "zlib") == 0,
-                               .keep = config->checkpoint.keep,
                                .host_bytes = config->checkpoint.host_bytes};
 }
 
@@ -194,8 +199,8 @@ static Status finish_save(Loop *loop) {
     CheckpointReport report;
     if (!checkpoint_writer_busy(loop->options->writer)) return OK;
     TRY(checkpoint_writer_finish(loop->options->writer, &report));
-    loop->saved_step = report.step;
     report_save(loop, &report, false, true);
+    keeper_committed(&loop->keeper, &report);
     return OK;
 }
 
@@ -204,14 +209,14 @@ static Status finish_save(Loop *loop) {
 static void warn_unless_saved(Loop *loop, int64_t step, Status status) {
     if (status == OK) return;
     progress_bar_clear(&loop->bar);
-    log_rank0(LOG_WARN, "step %lld was not saved: %s; training goes on", (long long)step, status_text());
-    json_t *more = json_pack("{s:s}", "message", status_text());
-    note(loop, metrics_event(loop->options->metrics, "save_failed", step, more));
+    keeper_failed(&loop->keeper, step);
 }
 
-// One save is in flight at most.
+// Waits for what is in flight: a save, then the check of what it wrote; a stop waits for no check.
 static void finish_or_warn(Loop *loop) {
     warn_unless_saved(loop, loop->saving_step, finish_save(loop));
+    keeper_settle(&loop->keeper, loop->options->signals->stop);
+    note(loop, loop->keeper.trouble);
 }
 
 static Status begin_save(Loop *loop) {
@@ -231,7 +236,7 @@ static Status save(Loop *loop, bool permanent) {
     CheckpointBuffer bias;
     CheckpointReport report;
     finish_or_warn(loop);
-    if (loop->saved_step == s->step) return OK;
+    if (loop->keeper.step == s->step) return OK;
     CheckpointState part = state_checkpoint(s, &bias);
     CheckpointOptions options = loop_checkpoint_options(s->config);
     options.permanent = permanent;
@@ -239,8 +244,8 @@ static Status save(Loop *loop, bool permanent) {
     Status status = checkpoint_save(&part, record, loop->options->run_dir, s->step, &options, &report);
     json_decref(record);
     TRY(group_agree(loop->world, status));
-    loop->saved_step = s->step;
     report_save(loop, &report, permanent, false);
+    keeper_committed(&loop->keeper, &report);
     return OK;
 }
 
@@ -276,6 +281,28 @@ static void save_where_due(Loop *loop, int64_t samples_before, int64_t samples) 
         save_or_warn(loop, permanent);
 }
 
+// Where saves keep failing, the run ends before more than checkpoint.required_every would be lost.
+static Status require_save(Loop *loop) {
+    const TrainState *s = loop->state;
+    const Keeper *keeper = &loop->keeper;
+    int64_t most = s->config->checkpoint.required_every, durable = keeper_durable(keeper);
+    if (most <= 0 || keeper->failures_in_row == 0 || s->step - durable < most || s->guard.in_row > 0)
+        return OK;
+    finish_or_warn(loop);
+    if (keeper->failures_in_row == 0) return OK;
+    Status status = save(loop, false);
+    if (status == OK) return OK;
+    char reason[1024];
+    snprintf(reason, sizeof reason, "%s", status_text());
+    warn_unless_saved(loop, s->step, status);
+    log_rank0(
+        LOG_ERROR,
+        "stopped at step %lld: the newest checkpoint is that of step %lld, checkpoint.required_every = %lld "
+        "steps allow no more, and saving fails: %s. Start again when this is put right",
+        (long long)s->step, (long long)keeper_durable(keeper), (long long)most, reason);
+    FAIL(ERR_TEMPORARY, "%s", reason);
+}
+
 static Status stop_early(Loop *loop) {
     const LoopOptions *options = loop->options;
     char at[48];
@@ -295,7 +322,7 @@ static Status stop_early(Loop *loop) {
 static Status settle(Loop *loop, const StepMetrics *m) {
     if (!m->verdict.bad && !m->replica.found) return OK;
     if (m->replica.found || m->verdict.action != GUARD_SKIP) finish_or_warn(loop);
-    BadStep bad = {loop->state, m, loop->options->metrics, loop->options->run_dir, loop->saved_step};
+    BadStep bad = {loop->state, m, loop->options->metrics, loop->options->run_dir, loop->keeper.step};
     progress_bar_clear(&loop->bar);
     return bad_step_settle(&bad, &loop->trouble);
 }
@@ -318,13 +345,29 @@ static void start(Loop *loop) {
     loop->last_end = clock_seconds();
 }
 
-// What others ask, and whether the save in flight is ready on all ranks.
+// What others ask, and whether the save or check in flight is ready on all ranks.
 static Status poll(Loop *loop) {
     Signals *signals = loop->options->signals;
-    checkpoint_writer_news(loop->options->writer, signals->carried);
+    CheckpointWriter *writer = loop->options->writer;
+    checkpoint_writer_news(writer, signals->carried);
+    signals->carried[0] |= keeper_running(&loop->keeper); // a save and a check are never in flight together
     TRY(signals_poll(signals, loop->trouble));
-    if (checkpoint_writer_ready(loop->options->writer, signals->carried)) finish_or_warn(loop);
+    if (checkpoint_writer_ready(writer, signals->carried))
+        warn_unless_saved(loop, loop->saving_step, finish_save(loop));
+    else if (keeper_checking(&loop->keeper) && !signals->carried[0])
+        keeper_settle(&loop->keeper, signals->stop);
+    note(loop, loop->keeper.trouble);
     return OK;
+}
+
+// What the run was for: read again before it is called done.
+static Status save_last(Loop *loop) {
+    for (int tries = 0; tries < 2; tries++) {
+        TRY(save(loop, false));
+        if (keeper_settle(&loop->keeper, false)) return OK;
+    }
+    FAIL(ERR_RUNTIME,
+         "the checkpoint of the last step was damaged twice on its way to the disk: check the disk");
 }
 
 static Status run(Loop *loop) {
@@ -336,14 +379,16 @@ static Status run(Loop *loop) {
         if (loop->options->signals->stop) return stop_early(loop);
         TRY(train_step(s, &metrics));
         metrics.saving = checkpoint_writer_busy(loop->options->writer);
+        metrics.save_failures = loop->keeper.failures;
         record_step(loop, &metrics, before);
         TRY(settle(loop, &metrics));
         if (is_due(s->step, s->config->eval.every)) TRY(evaluate(loop));
         save_where_due(loop, before, metrics.samples);
+        TRY(require_save(loop));
         progress_bar_draw(&loop->bar, s->step, loop->steps, metrics.loss, eta(loop));
     }
     TRY(evaluate(loop));
-    TRY(save(loop, false));
+    TRY(save_last(loop));
     return group_agree(loop->world, loop->trouble);
 }
 
@@ -352,11 +397,13 @@ Status train_loop(TrainState *state, const LoopOptions *options, LoopSummary *ou
                  .options = options,
                  .world = mesh_group(state->mesh, AXIS_WORLD),
                  .steps = state->config->train.steps,
-                 .saved_step = options->saved_step,
                  .evaluated_step = -1,
                  .summary = out};
     *out = (LoopSummary){.first_step = state->step, .loss = NAN, .best_eval = NAN};
     double begun = clock_seconds();
+    CheckpointRules rules = loop_checkpoint_rules(state->config);
+    keeper_start(&loop.keeper, loop.world, options->run_dir, &rules, options->metrics, state->step,
+                 options->saved_step == state->step);
     start(&loop);
     Status status = run(&loop);
     char reason[2048];
@@ -364,6 +411,7 @@ Status train_loop(TrainState *state, const LoopOptions *options, LoopSummary *ou
     finish_or_warn(&loop);
     if (status != OK) status_fail(status, __FILE__, __LINE__, "%s", reason);
     progress_bar_clear(&loop.bar);
+    keeper_end(&loop.keeper);
     out->seconds = clock_seconds() - begun;
     held_out_free(&loop.held_out);
     free(loop.source);

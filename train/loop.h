@@ -16,6 +16,7 @@ typedef struct {
 
 // What the configuration says of saves; those along the way.
 CheckpointOptions loop_checkpoint_options(const RunConfig *config);
+CheckpointRules loop_checkpoint_rules(const RunConfig *config);
 
 typedef struct {
     int64_t first_step, steps; // first: done before; steps: done here

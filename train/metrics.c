@@ -11,6 +11,8 @@
 #include <time.h>
 #include <unistd.h>
 
+enum { MOST_HELD = 1 << 26 };
+
 // ---- what a resume finds
 
 // Where the first record of a step later than `step` begins; a line that does not end or does not parse
@@ -78,21 +80,43 @@ Status metrics_open(Metrics *metrics, const char *run_dir, int64_t step, int64_t
     return OK;
 }
 
+// Whether all of it could be; errno says why not.
+static bool write_held(Metrics *metrics) {
+    ssize_t n = write(metrics->fd, metrics->held, metrics->held_bytes);
+    if (n < 0) return false;
+    metrics->held_bytes -= (size_t)n;
+    memmove(metrics->held, metrics->held + n, metrics->held_bytes);
+    errno = ENOSPC; // of a short write
+    return metrics->held_bytes == 0;
+}
+
 void metrics_close(Metrics *metrics) {
+    if (metrics->held_bytes && !write_held(metrics))
+        log_rank0(LOG_WARN, "%s: %zu bytes of records are lost: %s", metrics->path, metrics->held_bytes,
+                  strerror(errno));
     if (metrics->fd >= 0) close(metrics->fd);
     free(metrics->path);
+    free(metrics->held);
     *metrics = (Metrics){.fd = -1};
 }
 
 // ---- records
 
+// Behind what is held already.
 static Status write_line(Metrics *metrics, char *text, size_t size) {
-    ssize_t n = write(metrics->fd, text, size);
-    int cause = errno;
+    bool failing = metrics->held_bytes > 0;
+    metrics->held = realloc(metrics->held, metrics->held_bytes + size);
+    REQUIRE(metrics->held, "out of memory: %zu bytes of records", metrics->held_bytes);
+    memcpy(metrics->held + metrics->held_bytes, text, size);
+    metrics->held_bytes += size;
     free(text);
-    if (n != (ssize_t)size)
-        FAIL(ERR_RUNTIME, "%s: cannot write a record: %s", metrics->path,
-             n < 0 ? strerror(cause) : "the disk is full");
+    if (write_held(metrics)) return OK;
+    int cause = errno;
+    if (!failing)
+        log_rank0(LOG_WARN, "%s: cannot write: %s; records are kept in memory until it can", metrics->path,
+                  strerror(cause));
+    if (metrics->held_bytes > MOST_HELD)
+        FAIL(ERR_RUNTIME, "%s: cannot write for too long: %s", metrics->path, strerror(cause));
     return OK;
 }
 
@@ -172,6 +196,7 @@ Status metrics_step(Metrics *metrics, const StepMetrics *m, const MetricsTokens 
     put(out, "reduce_s", m->reduce_s, 9);
     put_layers(out, m);
     if (m->saving) fputs(",\"saving\":true", out);
+    if (m->save_failures) fprintf(out, ",\"save_failures\":%lld", (long long)m->save_failures);
     if (!isfinite(m->loss) || !isfinite(m->aux) || !isfinite(m->z) || !isfinite(m->gnorm))
         fputs(",\"nonfinite\":true", out);
     fputs("}\n", out);

@@ -7,6 +7,8 @@
 typedef struct {
     int fd; // −1: this rank writes nothing
     char *path;
+    char *held; // what could not be written yet: a full disk costs no records while it lasts
+    size_t held_bytes;
 } Metrics;
 
 // Opens for appending, after removing a torn last line and all from the first record of a step later than

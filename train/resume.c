@@ -181,37 +181,66 @@ static bool is_root(const TrainState *state) {
     return group_rank(mesh_group(state->mesh, AXIS_WORLD)) == 0;
 }
 
+// Whole or not.
 static bool has_step_folders(const char *run_dir) {
     char path[RUN_PATH_BYTES];
     snprintf(path, sizeof path, "%s/ckpt", run_dir);
     DIR *folder = opendir(path);
     bool found = false;
     for (struct dirent *entry; folder && !found && (entry = readdir(folder));)
-        found = strncmp(entry->d_name, "step-", 5) == 0;
+        found = strncmp(entry->d_name, "step-", 5) == 0 || strncmp(entry->d_name, "damaged-step-", 13) == 0;
     if (folder) closedir(folder);
     return found;
 }
 
-// The newest checkpoint that loads; damaged ones are named and passed over. found->step = −1 where the run
-// has none.
+// After a load that failed: moves the checkpoint away where rank 0 finds the damage too. Where it does not,
+// the fault is not in the files.
+static Status set_aside(TrainState *state, const char *run_dir, int64_t step, Start *out) {
+    Status status = OK;
+    json_t *entry = NULL;
+    char reason[1024];
+    snprintf(reason, sizeof reason, "%s", status_text());
+    if (is_root(state)) {
+        status = checkpoint_quarantine(run_dir, step, &entry);
+        if (entry)
+            json_array_append_new(out->quarantined, entry);
+        else if (status == OK)
+            status =
+                status_fail(ERR_DATA, __FILE__, __LINE__,
+                            "%s; but rank 0 reads step %lld as it was written: check how the other ranks see "
+                            "the files",
+                            reason, (long long)step);
+        else {
+            log_rank0(LOG_WARN, "%s; passed over, for it cannot be moved: %s", reason, status_text());
+            status = OK;
+        }
+    }
+    return group_agree(mesh_group(state->mesh, AXIS_WORLD), status);
+}
+
+// The newest checkpoint that loads; damaged ones are named and moved away. found->step = −1 where the run has
+// none.
 static Status load_newest(TrainState *state, const char *run_dir, Found *found, Start *out) {
     Group *world = mesh_group(state->mesh, AXIS_WORLD);
+    if (is_root(state)) out->quarantined = json_array();
     for (int64_t at_most = -1; at_most != 0; at_most = found->step - 1) {
         Status status = OK;
         *found = (Found){.step = -1};
         if (is_root(state))
-            status = checkpoint_find(run_dir, at_most, &found->step, found->dir, sizeof found->dir);
+            status = checkpoint_find_newest(run_dir, at_most, out->quarantined, &found->step, found->dir,
+                                            sizeof found->dir);
         TRY(group_agree(world, status));
         share(state, found);
         if (found->step <= 0) break;
         status = load(state, found->dir, false, out);
         if (status != ERR_DATA) return status;
-        log_rank0(LOG_WARN, "%s; trying the checkpoint before it", status_text());
+        TRY(set_aside(state, run_dir, found->step, out));
     }
     found->step = -1;
     if (group_agree(world, is_root(state) && has_step_folders(run_dir) ? ERR_DATA : OK) != OK)
         FAIL(ERR_DATA,
-             "no checkpoint in %s/ckpt can be loaded; see floe ckpt verify %s, or start anew with another -o",
+             "no checkpoint in %s/ckpt can be loaded; see floe ckpt verify --all %s, or start anew with "
+             "another -o",
              run_dir, run_dir);
     return OK;
 }
@@ -263,12 +292,14 @@ Status start_state(TrainState *state, const StartRequest *request, const char *r
     return abandon_later(state, run_dir);
 }
 
-Status resume_roll_back(TrainState *state, const char *run_dir, int64_t *back_to) {
+Status resume_roll_back(TrainState *state, const char *run_dir, int64_t *back_to, json_t **quarantined) {
     const BatchPlan *batches = &state->config->batch.plan;
     int64_t step = state->step, in_row = state->guard.in_row;
     Found found;
-    Start from;
-    TRY(load_newest(state, run_dir, &found, &from));
+    Start from = {0};
+    Status status = load_newest(state, run_dir, &found, &from);
+    *quarantined = from.quarantined;
+    TRY(status);
     if (found.step < 0) FAIL(ERR_DIVERGED, "%s/ckpt has no checkpoint to go back to", run_dir);
     int64_t first = batch_first_sample(batches, state->step + 1), end = batch_first_sample(batches, step + 1);
     ledger_count(&state->ledger, state->loader, first, end - first);

@@ -21,6 +21,8 @@ typedef struct {
     char from[RUN_PATH_BYTES]; // the checkpoint; "" where the run is fresh
     enum { START_FRESH, START_RESUMED, START_FORKED, START_WEIGHTS } kind;
     int saved_world, saved_ep, saved_zero;
+    json_t *quarantined; // on rank 0: an array of what checkpoint_find_newest says of damaged ones; owned by
+                         // the caller
 } Start;
 
 // Fills weights, optimizer, data position and ledger. Collective over the world; the same status on every
@@ -28,9 +30,9 @@ typedef struct {
 Status start_state(TrainState *state, const StartRequest *request, const char *run_dir, Start *out);
 
 // Weights and optimizer go back to the newest checkpoint that loads, while step, data position and ledger
-// stay: the steps between are passed over. ERR_DIVERGED where there is no checkpoint. Collective over the
-// world; the same status on every rank.
-Status resume_roll_back(TrainState *state, const char *run_dir, int64_t *back_to);
+// stay: the steps between are passed over. ERR_DIVERGED where there is no checkpoint. *quarantined: as in
+// Start. Collective over the world; the same status on every rank.
+Status resume_roll_back(TrainState *state, const char *run_dir, int64_t *back_to, json_t **quarantined);
 
 // The facts that a checkpoint of the state keeps. Owned by the caller.
 json_t *start_record(const TrainState *state, const char *resolved_yaml, const char *version);

@@ -154,6 +154,10 @@ static Status write_files(Run *run) {
     TRY(write_meta(run));
     run_dir_mark_latest(run->run_dir);
     watchdog_clear(run->run_dir);
+    json_t *entry;
+    size_t i;
+    json_array_foreach(run->start.quarantined, i, entry)
+        TRY(metrics_event(&run->metrics, "quarantine", run->state.step, json_incref(entry)));
     static const char *const kind[] = {"fresh", "resumed", "forked", "weights"};
     return metrics_event(&run->metrics, "start", run->state.step,
                          json_pack("{s:s, s:s, s:i, s:i, s:i}", "kind", kind[run->start.kind], "from",
@@ -292,6 +296,7 @@ Status run_train(const RunRequest *request, bool *printed) {
     if (run.log_fd >= 0) close(run.log_fd);
     metrics_close(&run.metrics);
     json_decref(run.meta);
+    json_decref(run.start.quarantined);
     evaluator_destroy(run.evaluator);
     checkpoint_writer_destroy(run.writer);
     if (run.state.config) state_destroy(&run.state);

@@ -34,6 +34,7 @@ typedef struct {
     DataConfig data;       // sources, stages (until and ramp in tokens), holdout, seed, vocab, seq_len
     struct {
         int64_t every, keep; // steps; every 0 = only at the end
+        int64_t keep_every, required_every;
         bool background;
         int64_t host_bytes;
         const char *compress; // "none" or "zlib"

@@ -131,6 +131,8 @@ void config_resolve_plan(ConfigOwner *owner) {
     c->schedule.warmup_steps = steps_of(owner, "optim.warmup");
     c->schedule.decay_steps = last_steps_of(owner, "optim.decay");
     c->checkpoint.every = distance_of(owner, "checkpoint.every");
+    c->checkpoint.keep_every = distance_of(owner, "checkpoint.keep_every");
+    c->checkpoint.required_every = distance_of(owner, "checkpoint.required_every");
     c->eval.every = distance_of(owner, "eval.every");
 }
 

@@ -84,7 +84,7 @@ bool run_dir_is_used(const char *run_dir) {
     if (!folder) return false;
     bool found = false;
     for (struct dirent *entry; !found && (entry = readdir(folder));)
-        found = strncmp(entry->d_name, "step-", 5) == 0;
+        found = strncmp(entry->d_name, "step-", 5) == 0 || strncmp(entry->d_name, "damaged-step-", 13) == 0;
     closedir(folder);
     return found;
 }

@@ -99,7 +99,9 @@ const Option run_option[] = {
     {"curriculum.#.ramp", PLAIN(OPTION_TOKENS), "null", "length over which the weights move from the stage before's", BY_ITSELF},
 
     {"checkpoint.every", PLAIN(OPTION_STEPS), "100", "distance of checkpoints; 0: one at the end only", BY_ITSELF},
-    {"checkpoint.keep", INTEGER(0, LONG_MOST), "3", "newest checkpoints that stay; 0: all", FILLS(checkpoint.keep)},
+    {"checkpoint.keep", INTEGER(0, LONG_MOST), "3", "newest verified checkpoints that stay; 0: all", FILLS(checkpoint.keep)},
+    {"checkpoint.keep_every", PLAIN(OPTION_STEPS), "0", "checkpoints at multiples of this distance stay for ever; 0: none", BY_ITSELF},
+    {"checkpoint.required_every", PLAIN(OPTION_STEPS), "0", "where saves fail until the newest checkpoint is this old, the run stops with exit code 75; 0: it goes on", BY_ITSELF},
     {"checkpoint.background", PLAIN(OPTION_BOOL), "true", "write checkpoints beside the training, from a copy of the state", FILLS(checkpoint.background)},
     {"checkpoint.host_bytes", INTEGER(1 << 20, LONG_MOST), "4294967296", "most bytes of memory that a rank's save takes; a larger state is written in pieces while training waits", FILLS(checkpoint.host_bytes)},
     {"checkpoint.compress", CHOICE("none|zlib"), "none", "compression of checkpoints", FILLS(checkpoint.compress)},

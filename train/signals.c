@@ -36,6 +36,7 @@ void signals_catch(void) {
     sigaction(SIGHUP, NULL, &hangup);
     if (hangup.sa_handler != SIG_IGN) handle(SIGHUP, on_stop); // nohup keeps its meaning
     handle(SIGUSR1, on_save);
+    signal(SIGXFSZ, SIG_IGN); // a write beyond the limit of a file's size fails like one on a full disk
 }
 
 // Removes RUN/ctl/NAME; whether it was there.

@@ -17,6 +17,7 @@ typedef struct {
     int64_t recompute_bytes; // sent again for recompute, mean of the ranks
     double sol;              // the step's FLOP/s over the peak's (peak.h); set by the loop
     bool saving;             // a checkpoint was being written beside the step; set by the loop
+    int64_t save_failures;   // since this start; set by the loop
     Verdict verdict;         // bad: no weight was changed
     ReplicaFault replica;    // found: neither
 } StepMetrics;

@@ -1,0 +1,35 @@
+// SPDX-License-Identifier: Apache-2.0
+// What a run does about its saves: counts those that fail, has those that succeed re-read, warns of states
+// that did not change, and removes old ones.
+#pragma once
+#include "train/checkpoint.h"
+#include "train/metrics.h"
+
+typedef struct {
+    Group *world;
+    const char *run_dir;
+    CheckpointRules rules;
+    Metrics *metrics;
+    CheckpointCheck *check;
+    int64_t start;          // the state that this start began with
+    int64_t step, previous; // saved last and before that, and still there; −1: none
+    int64_t failures, failures_in_row;
+    char digest[CHECKPOINT_DIGEST_BYTES]; // of the one before, on rank 0
+    Status trouble;                       // of this rank alone: records that could not be written
+} Keeper;
+
+// step: the state that the run begins with; saved: whether the run's folder has it.
+void keeper_start(Keeper *keeper, Group *world, const char *run_dir, const CheckpointRules *rules,
+                  Metrics *metrics, int64_t step, bool saved);
+void keeper_end(Keeper *keeper); // no check may be in flight
+// What would be lost begins behind this step: the newest saved one, or where this start began.
+int64_t keeper_durable(const Keeper *keeper);
+// A save of `step` failed, for the reason in status_text(). The same on every rank.
+void keeper_failed(Keeper *keeper, int64_t step);
+// A save was committed. Begins to re-read it. No check may be in flight.
+void keeper_committed(Keeper *keeper, const CheckpointReport *report);
+bool keeper_checking(const Keeper *keeper);
+bool keeper_running(const Keeper *keeper); // this rank's part of the check is not done
+// Waits for the check and draws the conclusion: older ones go, or the one that was checked does. cut: what
+// has not been read yet stays unverified. Collective. false: it was damaged, and is not there any more.
+bool keeper_settle(Keeper *keeper, bool cut);
