@@ -55,6 +55,21 @@ static const CliOption upcycle_options[] = {
      .meaning = "the new checkpoint's folder"},
     {0}};
 
+static const CliOption verify_options[] = {
+    {.name = "all",
+     .kind = CLI_FLAG,
+     .meaning = "abandoned checkpoints too, and a line that counts; those in quarantine are counted alone"},
+    {0}};
+static const CliOption pin_options[] = {
+    {.name = "remove", .kind = CLI_FLAG, .meaning = "lets retention remove it again"}, {0}};
+static const CliOption prune_options[] = {
+    {.name = "keep",
+     .kind = CLI_INTEGER,
+     .argument = "N",
+     .meaning = "newest ones that stay (default checkpoint.keep of the run; 0: all)"},
+    {.name = "dry-run", .kind = CLI_FLAG, .meaning = "says what would go, removes and re-reads nothing"},
+    {0}};
+
 const CliCommand cli_ckpt[] = {
     {.name = "ckpt ls",
      .usage = "RUN|DIR…",
@@ -71,8 +86,27 @@ const CliCommand cli_ckpt[] = {
     {.name = "ckpt verify",
      .usage = "CKPT|RUN…",
      .meaning = "re-read every byte; exit code 4 where one is not as it was written",
+     .option = verify_options,
      .least = 1,
      .most = -1},
+    {.name = "ckpt pin",
+     .usage = "CKPT|RUN[@STEP] [--remove]",
+     .meaning = "keep a run's checkpoint for ever",
+     .option = pin_options,
+     .least = 1,
+     .most = 1},
+    {.name = "ckpt prune",
+     .usage = "RUN [--keep N] [--dry-run]",
+     .meaning = "remove a run's old checkpoints by its rules",
+     .details =
+         "What stays: the newest checkpoint.keep verified ones, those at multiples of "
+         "checkpoint.keep_every, the first of\n"
+         "each stage, pinned and damaged ones. Where older ones would go, the newest are re-read first; exit "
+         "code 4 where\n"
+         "one is damaged, which is then moved to RUN/ckpt/damaged-step-…. Not while the run is going.",
+     .option = prune_options,
+     .least = 1,
+     .most = 1},
     {.name = "ckpt diff",
      .usage = "A B",
      .meaning = "compare two checkpoints value by value; exit code 1 where they differ",
@@ -123,7 +157,8 @@ const CliCommand cli_ckpt[] = {
     {0}};
 
 int command_ckpt(int argc, char **argv) {
-    static int (*const part[])(const CliArgs *) = {ckpt_list,   ckpt_inspect, ckpt_verify, ckpt_diff,
+    static int (*const part[])(const CliArgs *) = {ckpt_list,   ckpt_inspect, ckpt_verify,
+                                                   ckpt_pin,    ckpt_prune,   ckpt_diff,
                                                    ckpt_import, ckpt_export,  ckpt_upcycle};
     CliArgs args;
     int exit_code;
@@ -159,6 +194,11 @@ static void add(CkptList *list, const char *dir) {
     list->count++;
 }
 
+bool ckpt_is_quarantined(const char *dir) {
+    const char *slash = strrchr(dir, '/');
+    return strncmp(slash ? slash + 1 : dir, "damaged-step-", 13) == 0;
+}
+
 // A folder with a manifest, or one whose name says that it should have one.
 static Status is_checkpoint(const char *path, bool *is) {
     char manifest[FILE_PATH_BYTES];
@@ -166,11 +206,12 @@ static Status is_checkpoint(const char *path, bool *is) {
     int exists;
     snprintf(manifest, sizeof manifest, "%s/MANIFEST.json", path);
     TRY(file_exists(manifest, &exists));
+    if (ckpt_is_quarantined(path)) exists = 1;
     *is = exists || (!strncmp(name, "step-", 5) && strspn(name + 5, "0123456789") == strlen(name + 5));
     return OK;
 }
 
-static Status collect(const char *path, bool abandoned, int depth, CkptList *list) {
+static Status collect(const char *path, bool all, int depth, CkptList *list) {
     bool is = false;
     TRY(is_checkpoint(path, &is));
     if (is) {
@@ -183,10 +224,11 @@ static Status collect(const char *path, bool abandoned, int depth, CkptList *lis
     for (struct dirent *entry; status == OK && depth < DEEPEST && (entry = readdir(folder));) {
         char child[FILE_PATH_BYTES];
         struct stat info;
-        if (entry->d_name[0] == '.' || (!abandoned && !strncmp(entry->d_name, "abandoned-", 10))) continue;
+        if (entry->d_name[0] == '.') continue;
+        if (!all && (!strncmp(entry->d_name, "abandoned-", 10) || ckpt_is_quarantined(entry->d_name)))
+            continue;
         if (snprintf(child, sizeof child, "%s/%s", path, entry->d_name) >= (int)sizeof child) continue;
-        if (lstat(child, &info) == 0 && S_ISDIR(info.st_mode))
-            status = collect(child, abandoned, depth + 1, list);
+        if (lstat(child, &info) == 0 && S_ISDIR(info.st_mode)) status = collect(child, all, depth + 1, list);
     }
     closedir(folder);
     return status;
@@ -196,13 +238,13 @@ static int dir_order(const void *a, const void *b) {
     return strcmp(*(char *const *)a, *(char *const *)b);
 }
 
-Status ckpt_collect(const char *path, bool abandoned, CkptList *out) {
+Status ckpt_collect(const char *path, bool all, CkptList *out) {
     char plain[FILE_PATH_BYTES];
     size_t length = strlen(path);
     while (length > 1 && path[length - 1] == '/') length--;
     snprintf(plain, sizeof plain, "%.*s", (int)length, path);
     *out = (CkptList){0};
-    Status status = collect(plain, abandoned, 0, out);
+    Status status = collect(plain, all, 0, out);
     if (status == OK && out->count == 0)
         status = status_fail(ERR_CONFIG, __FILE__, __LINE__, "%s: is no checkpoint and holds none", path);
     if (status != OK)

@@ -6,6 +6,8 @@
 int ckpt_list(const CliArgs *args);
 int ckpt_inspect(const CliArgs *args);
 int ckpt_verify(const CliArgs *args);
+int ckpt_pin(const CliArgs *args);
+int ckpt_prune(const CliArgs *args);
 int ckpt_diff(const CliArgs *args);
 int ckpt_import(const CliArgs *args);
 int ckpt_export(const CliArgs *args);
@@ -16,6 +18,7 @@ typedef struct {
     char **dir;
     int count;
 } CkptList;
-// abandoned: those of ckpt/abandoned-… too. ERR_CONFIG where there is none.
-Status ckpt_collect(const char *path, bool abandoned, CkptList *out);
+// all: those of ckpt/abandoned-… and ckpt/damaged-step-… too. ERR_CONFIG where there is none.
+Status ckpt_collect(const char *path, bool all, CkptList *out);
+bool ckpt_is_quarantined(const char *dir); // by its folder's name
 void ckpt_list_free(CkptList *list);

@@ -37,26 +37,30 @@ static int64_t total_bytes(const json_t *manifest) {
 // What ls and inspect say of a checkpoint.
 static json_t *facts(const char *dir, const json_t *manifest) {
     const json_t *record = json_object_get(manifest, "record");
-    json_t *object =
-        json_pack("{s:s, s:I, s:I, s:I, s:I, s:s, s:s, s:b, s:O, s:O}", "dir", dir, "step",
-                  (json_int_t)integer(manifest, "step"), "tokens", (json_int_t)integer(record, "tokens"),
-                  "bytes", (json_int_t)total_bytes(manifest), "files",
-                  (json_int_t)json_array_size(json_object_get(manifest, "files")), "compress",
-                  text_of(manifest, "compress"), "created", text_of(manifest, "created"), "permanent",
-                  json_is_true(json_object_get(manifest, "permanent")), "states",
-                  json_object_get(manifest, "states"), "digest", json_object_get(manifest, "digest"));
+    json_t *object = json_pack(
+        "{s:s, s:I, s:I, s:I, s:I, s:s, s:s, s:b, s:b, s:b, s:b, s:O, s:O}", "dir", dir, "step",
+        (json_int_t)integer(manifest, "step"), "tokens", (json_int_t)integer(record, "tokens"), "bytes",
+        (json_int_t)total_bytes(manifest), "files",
+        (json_int_t)json_array_size(json_object_get(manifest, "files")), "compress",
+        text_of(manifest, "compress"), "created", text_of(manifest, "created"), "permanent",
+        json_is_true(json_object_get(manifest, "permanent")), "pinned", checkpoint_has_mark(dir, MARK_PINNED),
+        "verified", checkpoint_has_mark(dir, MARK_VERIFIED), "quarantined", ckpt_is_quarantined(dir),
+        "states", json_object_get(manifest, "states"), "digest", json_object_get(manifest, "digest"));
     REQUIRE(object, "%s: its facts cannot be written as JSON", dir);
     return object;
 }
 
 static void print_line(const char *dir, const json_t *manifest) {
     const json_t *record = json_object_get(manifest, "record");
-    printf("%9lld  %10s  %10s  %s%s%s%s  %s\n", (long long)integer(manifest, "step"),
+    printf("%9lld  %10s  %10s  %s%s%s%s%s%s%s  %s\n", (long long)integer(manifest, "step"),
            short_count((double)integer(record, "tokens")).text,
            short_bytes((double)total_bytes(manifest)).text, text_of(manifest, "created"),
            strcmp(text_of(manifest, "compress"), "none") ? " zlib" : "",
            json_array_size(json_object_get(manifest, "states")) == 1 ? " weights" : "",
-           json_is_true(json_object_get(manifest, "permanent")) ? " permanent" : "", dir);
+           json_is_true(json_object_get(manifest, "permanent")) ? " permanent" : "",
+           checkpoint_has_mark(dir, MARK_PINNED) ? " pinned" : "",
+           checkpoint_has_mark(dir, MARK_VERIFIED) ? " verified" : "",
+           ckpt_is_quarantined(dir) ? " damaged" : "", dir);
 }
 
 static Status list_path(const char *path, json_t *list) {
@@ -158,21 +162,37 @@ int ckpt_inspect(const CliArgs *args) {
 
 // ---- verify
 
+typedef struct {
+    int whole, damaged, quarantined, exit_code;
+} Verified;
+
+static void verify_path(const char *path, bool all, Verified *v) {
+    CkptList found;
+    Status status = ckpt_collect(path, all, &found);
+    if (status != OK) v->exit_code = cli_failure(status);
+    for (int i = 0; i < found.count; i++) {
+        if (all && ckpt_is_quarantined(found.dir[i])) {
+            printf("%s: in quarantine\n", found.dir[i]);
+            v->quarantined++;
+            continue;
+        }
+        status = checkpoint_verify(found.dir[i], true);
+        if (status == OK)
+            printf("%s: whole\n", found.dir[i]);
+        else
+            v->exit_code = cli_failure(status);
+        *(status == OK ? &v->whole : &v->damaged) += 1;
+    }
+    ckpt_list_free(&found);
+}
+
 // Worst of what is found; every damaged checkpoint is named.
 int ckpt_verify(const CliArgs *args) {
-    int exit_code = OK;
-    for (int i = 0; i < args->arguments; i++) {
-        CkptList found;
-        Status status = ckpt_collect(args->argument[i], false, &found);
-        if (status != OK) exit_code = cli_failure(status);
-        for (int k = 0; k < found.count; k++) {
-            status = checkpoint_verify(found.dir[k], true);
-            if (status == OK)
-                printf("%s: whole\n", found.dir[k]);
-            else
-                exit_code = cli_failure(status);
-        }
-        ckpt_list_free(&found);
-    }
-    return exit_code;
+    Verified v = {.exit_code = OK};
+    bool all = cli_flag(args, "all");
+    for (int i = 0; i < args->arguments; i++) verify_path(args->argument[i], all, &v);
+    if (all)
+        printf("%d checkpoints: %d whole, %d damaged; %d in quarantine\n", v.whole + v.damaged, v.whole,
+               v.damaged, v.quarantined);
+    return v.exit_code;
 }
