@@ -4,6 +4,7 @@
 #include "tools/cli.h"
 #include "tools/commands.h"
 #include "tools/launch.h"
+#include "tools/restart.h"
 #include "train/format.h"
 #include "train/loop.h"
 #include "train/run.h"
@@ -36,6 +37,11 @@ static const CliOption train_options[] = {
      .kind = CLI_TEXT,
      .argument = "3h50m",
      .meaning = "saves and stops (exit 75) after so long"},
+    {.name = "restarts",
+     .kind = CLI_INTEGER,
+     .argument = "N",
+     .meaning = "starts again from the newest checkpoint, up to N times, where a signal has ended a rank or "
+                "one hangs"},
     {.name = "dry-run",
      .kind = CLI_FLAG,
      .meaning = "checks all and shows the plan; starts and writes nothing"},
@@ -251,7 +257,10 @@ static int train_in_ranks(RunRequest *request, const CliArgs *args, int argc, ch
     if (folder) {
         request->run_dir = folder;
         request->folder_open = true;
-    }
+        restart_read(request);
+    } else if (cli_integer(args, "restarts", 0) > 0)
+        log_rank0(LOG_WARN, "--restarts is for a front end that starts the ranks itself; who started these "
+                            "must start them again");
     bool printed;
     Status status = run_train(request, &printed);
     if (status != OK && status != ERR_TEMPORARY && !printed) log_rank0(LOG_ERROR, "%s", status_text());
@@ -269,13 +278,20 @@ static int train_from_front(RunRequest *request, const CliArgs *args, int argc, 
     if (status != OK) return cli_failure(status);
     if (dry) return OK;
     setenv(folder_variable, folder.path, 1);
+    LaunchEnd end = {0};
+    int most = (int)cli_integer(args, "restarts", 0);
+    Restarts restarts = restarts_create(most, folder.path);
     LaunchOptions launch = {.ranks = ranks,
+                            .always = most > 0,
+                            .end = &end,
                             .color = cli_text(args, "color"),
                             .progress = cli_text(args, "progress"),
                             .verbose = cli_flag(args, "verbose")};
     char **rank_argv = with_folder(argc, argv, folder.path);
-    if (!launch_ranks(&launch, argc + 2, rank_argv, &exit_code))
-        exit_code = train_in_ranks(request, args, argc, argv);
+    do {
+        if (!launch_ranks(&launch, argc + 2, rank_argv, &exit_code))
+            exit_code = train_in_ranks(request, args, argc, argv);
+    } while (restart_due(&restarts, &end, request->max_seconds, &exit_code));
     free(rank_argv);
     run_folder_close(&folder);
     return exit_code;

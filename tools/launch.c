@@ -38,6 +38,7 @@ typedef struct {
     int errors, signals; // mpirun's stderr; a signalfd
     LaunchOutput output;
     int asked;                       // INT, TERM and HUP so far
+    bool stops;                      // any signal that asks for the end
     bool stop_pending, save_pending; // to be told once all ranks listen
     double started, pending_since;
     int ranks;
@@ -100,6 +101,7 @@ static void on_signal(Launch *launch, int number) {
     bool ends = number == SIGINT || number == SIGTERM || number == SIGHUP;
     if (number == SIGCHLD) return;
     launch->asked += ends;
+    launch->stops |= number != SIGUSR1;
     if (ends && (launch->asked > 1 || launch->nothing_to_save)) {
         end_at_once(launch, number);
         return;
@@ -199,6 +201,7 @@ static int run(const LaunchOptions *options, int ranks, int argc, char **argv) {
     drain(&launch);
     int exit_code = exit_code_of(&launch);
     launch_output_end(&launch.output, exit_code != OK && exit_code != ERR_TEMPORARY && !launch.ended_by);
+    if (options->end) options->end->asked = launch.stops;
     launch_keeper_dismiss(&keeper);
     close(launch.errors);
     close(launch.signals);
@@ -213,7 +216,7 @@ bool launch_ranks(const LaunchOptions *options, int argc, char **argv, int *exit
         return false;
     }
     int ranks = launch_rank_count(options->ranks);
-    if (ranks == 1) {
+    if (ranks == 1 && !options->always) {
         launch_terminal_environment(options);
         return false;
     }

@@ -11,11 +11,18 @@
 #include "core/status.h"
 #include <stdbool.h>
 
+// How a job ended, beside its exit code.
+typedef struct {
+    bool asked; // a signal had asked it to
+} LaunchEnd;
+
 typedef struct {
     int ranks;                    // 0: launch_default_ranks()
     const char *color, *progress; // auto, always or never; NULL: auto
     bool nothing_to_save;         // the ranks do not listen to signals: the first one ends them at once
     bool verbose;                 // shows the mpirun command line and what mpirun says
+    bool always;                  // one rank gets a process and a front end too
+    LaunchEnd *end;               // filled where a job was started; or NULL
 } LaunchOptions;
 
 // This process is a rank that mpirun or srun has started already.

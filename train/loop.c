@@ -94,6 +94,16 @@ static void count_tokens(Loop *loop) {
     }
 }
 
+static void report_recovery(Loop *loop) {
+    struct timespec now;
+    clock_gettime(CLOCK_REALTIME, &now);
+    double seconds = (double)now.tv_sec + 1e-9 * (double)now.tv_nsec - loop->options->failed_at;
+    log_rank0(LOG_INFO, "recovery  %s from the last step before the failure to the end of step %lld",
+              short_duration(seconds).text, (long long)loop->state->step);
+    note(loop, metrics_event(loop->options->metrics, "recovered", loop->state->step,
+                             json_pack("{s:f}", "seconds", seconds)));
+}
+
 static void record_step(Loop *loop, StepMetrics *m, int64_t samples_before) {
     const TrainState *s = loop->state;
     double now = clock_seconds(), spent = now - loop->last_end;
@@ -109,6 +119,7 @@ static void record_step(Loop *loop, StepMetrics *m, int64_t samples_before) {
     note_stages(loop, m->samples);
     note(loop, metrics_step(loop->options->metrics, m, &tokens));
     print_step(loop, m, step_tokens);
+    if (loop->options->failed_at > 0 && loop->summary->steps == 0) report_recovery(loop);
     loop->summary->steps++;
     loop->summary->loss = m->loss;
 }

@@ -10,6 +10,7 @@ typedef struct {
     Signals *signals;
     Metrics *metrics;
     int64_t saved_step;       // the one that the run's folder has already; -1: none
+    double failed_at;         // UNIX time of the last step before the failure that went before; 0: none
     Evaluator *evaluator;     // NULL where nothing is held out
     CheckpointWriter *writer; // NULL: saves make the training wait
 } LoopOptions;

@@ -123,10 +123,11 @@ static json_t *describe(const Run *run, json_t *memory) {
     char host[256] = "";
     gethostname(host, sizeof host - 1);
     json_t *starts = read_starts(run->run_dir);
-    json_array_append_new(starts,
-                          json_pack("{s:s, s:I, s:i, s:s, s:s}", "time", utc_now("%Y-%m-%dT%H:%M:%SZ").text,
-                                    "step", (json_int_t)run->state.step, "ranks", comm_world_size(), "from",
-                                    run->start.from, "command", run->request->command));
+    json_t *start = json_pack("{s:s, s:I, s:i, s:s, s:s}", "time", utc_now("%Y-%m-%dT%H:%M:%SZ").text, "step",
+                              (json_int_t)run->state.step, "ranks", comm_world_size(), "from",
+                              run->start.from, "command", run->request->command);
+    if (run->request->restart > 0) json_object_set_new(start, "restart", json_integer(run->request->restart));
+    json_array_append_new(starts, start);
     return json_pack("{s:s, s:s, s:s, s:s, s:{s:i, s:i, s:i, s:i}, s:s, s:{s:o}, s:o}", "version",
                      run->request->version, "command", run->request->command, "host", host, "started",
                      utc_now("%Y-%m-%dT%H:%M:%SZ").text, "layout", "ranks", comm_world_size(), "ep",
@@ -275,6 +276,7 @@ static Status go(Run *run) {
                            .signals = &run->signals,
                            .metrics = &run->metrics,
                            .saved_step = run->start.kind == START_RESUMED ? run->state.step : -1,
+                           .failed_at = run->request->failed_at,
                            .evaluator = run->evaluator,
                            .writer = run->writer};
     Status ended = run->config->train.canary ? canary_run(&run->state) : OK;

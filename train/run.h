@@ -11,6 +11,8 @@ typedef struct {
     double max_seconds; // 0: no limit
     const char *version;
     const char *command; // as typed, for meta.json
+    int restart;         // how often this command has started its ranks again
+    double failed_at;    // with restart: UNIX time of the last record before
     bool folder_open;    // run_folder_open was called for these ranks: run_dir exists and is locked
 } RunRequest;
 
