@@ -85,6 +85,11 @@ says out.txt '^resume +run/ckpt/step-000000110'
     fail "not told in one line: $(cat err.txt)"
 grep '"event":"quarantine"' run/metrics.jsonl | grep -q '"damaged_step":120' || fail "the quarantine is not recorded"
 stay run "110 120" # 120 was trained anew
+cp -r run cut
+truncate -s 100 "$(checkpoint cut 120)/MANIFEST.json"
+expect 4 "$floe" train c.yaml -n 2 -o cut --resume 120
+says err.txt 'step-000000120 is damaged'
+stay cut "110 120"
 # All of them: never from the start in silence.
 damage "$(checkpoint run 110)"
 damage "$(checkpoint run 120)"

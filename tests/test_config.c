@@ -150,6 +150,8 @@ static void test_defaults(void **state) {
     assert_int_equal(c->data.sources, 0);
     assert_int_equal(c->checkpoint.every, 100);
     assert_int_equal(c->checkpoint.keep, 3);
+    assert_int_equal(c->checkpoint.keep_every, 0);
+    assert_int_equal(c->checkpoint.required_every, 0);
     assert_string_equal(c->checkpoint.compress, "none");
     assert_int_equal(c->eval.every, 50);
     assert_int_equal(c->eval.sequences, 64);
@@ -539,6 +541,11 @@ static void test_problems_of_values(void **state) {
 
 static void test_problems_of_splits(void **state) {
     (void)state;
+    expect_problem(0, WORDS("checkpoint.required_every=100"),
+                   "checkpoint.required_every = 100 steps must be above checkpoint.every = 100");
+    expect_problem(0, WORDS("checkpoint.required_every=100", "checkpoint.every=0"),
+                   "checkpoint.required_every = 100 steps must be above checkpoint.every = 0");
+    drop(load(0, WORDS("checkpoint.required_every=50%", "checkpoint.keep_every=20%")));
     expect_problem(0, WORDS("parallel.ep=3"),
                    "parallel.ep = 3 must divide model.experts = 16; possible: 1, 2, 4, 8 or 16");
     expect_problem(3, WORDS("batch.sequences=8", "batch.micro=1"),

@@ -8,6 +8,7 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/stat.h>
+#include <unistd.h>
 
 // ---- what was asked for
 
@@ -74,6 +75,10 @@ Status start_request_check(const StartRequest *request, const char *run_dir) {
     if (request->mode == RESUME_STEP) {
         int64_t found = -1;
         if (used) TRY(find(run_dir, request->step, &found, dir, sizeof dir));
+        snprintf(dir, sizeof dir, "%s/ckpt/step-%09lld", run_dir, (long long)request->step);
+        if (found < 0 && access(dir, F_OK) == 0)
+            FAIL(ERR_DATA, "--resume=%lld: %s is damaged; see floe ckpt verify %s", (long long)request->step,
+                 dir, dir);
         if (found < 0)
             FAIL(ERR_CONFIG, "--resume=%lld: %s/ckpt has no checkpoint of that step; see floe ckpt ls %s",
                  (long long)request->step, run_dir, run_dir);

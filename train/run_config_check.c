@@ -88,8 +88,18 @@ static void check_share(ConfigDocument *document, const char *key, int64_t seque
     }
 }
 
+// Where saves are further apart than they may be, the first that fails would be one too many.
+static void check_saves(ConfigDocument *document, const RunConfig *c) {
+    int64_t every = c->checkpoint.every, required = c->checkpoint.required_every;
+    if (!required || (every && required > every)) return;
+    problem_between(document, "checkpoint.required_every,checkpoint.every",
+                    "checkpoint.required_every = %ld steps must be above checkpoint.every = %ld",
+                    (long)required, (long)every);
+}
+
 void config_check_layout(ConfigDocument *document, const RunConfig *c, int ranks) {
     check_expert_parallel(document, c, ranks);
+    check_saves(document, c);
     if (!ranks) return;
     check_share(document, "batch.sequences", c->batch.sequences, c->batch.micro, ranks);
     for (int i = 0; i < c->batch.plan.ramps; i++) {
