@@ -116,6 +116,9 @@ static void newest_stay(Case *c) {
         keeper_committed(&c->keeper, &report);
         CHECK(keeper_checking(&c->keeper), "no check");
         CHECK(keeper_settle(&c->keeper, false), "step %ld is lost", (long)step);
+        char all[64]; // every file was read, by one rank
+        snprintf(all, sizeof all, "\"bytes\":%lld}", (long long)report.bytes);
+        CHECK(!is_root(c) || count_events(c, all) >= 1, "not %s", all);
         CHECK(!keeper_checking(&c->keeper), "still a check");
     }
     CHECK(!is_there(c, 1) && is_there(c, 2) && is_there(c, 3), "keep");
@@ -154,8 +157,26 @@ static void cut_off(Case *c) {
     CHECK(keeper_settle(&c->keeper, true), "step 6");
     char dir[512];
     step_dir(c, 6, dir);
-    bool verified = checkpoint_has_mark(dir, MARK_VERIFIED);
-    CHECK(is_there(c, 3) == !verified && is_there(c, 5) && is_there(c, 6), "keep");
+    bool third = is_there(c, 3), newest = is_there(c, 5) && is_there(c, 6); // rank 0 is done
+    CHECK(third == !checkpoint_has_mark(dir, MARK_VERIFIED) && newest, "keep");
+}
+
+// What a stop left unverified is verified by who goes on from it.
+static void checked_later(Case *c) {
+    char dir[512];
+    step_dir(c, 6, dir);
+    if (is_root(c)) CHECK(checkpoint_remove_mark(dir, MARK_VERIFIED) == OK, "%s", status_text());
+    keeper_end(&c->keeper);
+    CheckpointRules rules = {.keep = 1};
+    keeper_start(&c->keeper, c->world, c->run, &rules, &c->metrics, 6, true);
+    CHECK(keeper_checking(&c->keeper), "no check");
+    CHECK(keeper_settle(&c->keeper, false), "step 6");
+    CHECK(!is_there(c, 5) && is_there(c, 6), "keep");
+    CHECK(checkpoint_has_mark(dir, MARK_VERIFIED), "not verified");
+    keeper_end(&c->keeper);
+    rules.keep = 2;
+    keeper_start(&c->keeper, c->world, c->run, &rules, &c->metrics, 6, true);
+    CHECK(!keeper_checking(&c->keeper), "checked again");
 }
 
 static void same_state_again(Case *c) {
@@ -182,6 +203,7 @@ static void run_case(const char *run, bool zlib) {
     newest_stay(&c);
     damaged_one_is_moved(&c);
     cut_off(&c);
+    checked_later(&c);
     same_state_again(&c);
     group_barrier(c.world);
     case_close(&c);

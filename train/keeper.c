@@ -19,6 +19,22 @@ static bool is_root(const Keeper *keeper) {
     return group_rank(keeper->world) == 0;
 }
 
+// The checkpoint that the run goes on from: what it holds, and whether somebody has verified it. Where stops
+// break off every check, it is here that old ones come to go.
+static void look_at_first(Keeper *keeper) {
+    char dir[RUN_PATH_BYTES];
+    json_t *manifest;
+    int64_t unverified = 0;
+    step_dir(keeper, keeper->step, dir);
+    if (is_root(keeper) && checkpoint_manifest(dir, &manifest) == OK) {
+        checkpoint_digest(json_object_get(manifest, "digest"), keeper->digest);
+        json_decref(manifest);
+        unverified = !checkpoint_has_mark(dir, MARK_VERIFIED);
+    }
+    group_max_i64(keeper->world, &unverified, 1);
+    if (unverified) checkpoint_check_begin(keeper->check, dir);
+}
+
 void keeper_start(Keeper *keeper, Group *world, const char *run_dir, const CheckpointRules *rules,
                   Metrics *metrics, int64_t step, bool saved) {
     *keeper = (Keeper){.world = world,
@@ -29,12 +45,7 @@ void keeper_start(Keeper *keeper, Group *world, const char *run_dir, const Check
                        .start = step,
                        .step = saved ? step : -1,
                        .previous = -1};
-    char dir[RUN_PATH_BYTES];
-    json_t *manifest;
-    step_dir(keeper, step, dir);
-    if (!saved || !is_root(keeper) || checkpoint_manifest(dir, &manifest) != OK) return;
-    checkpoint_digest(json_object_get(manifest, "digest"), keeper->digest);
-    json_decref(manifest);
+    if (saved) look_at_first(keeper);
 }
 
 void keeper_end(Keeper *keeper) {

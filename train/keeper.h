@@ -18,7 +18,8 @@ typedef struct {
     Status trouble;                       // of this rank alone: records that could not be written
 } Keeper;
 
-// step: the state that the run begins with; saved: whether the run's folder has it.
+// step: the state that the run begins with; saved: whether the run's folder has it, which is then checked if
+// nobody has. Collective.
 void keeper_start(Keeper *keeper, Group *world, const char *run_dir, const CheckpointRules *rules,
                   Metrics *metrics, int64_t step, bool saved);
 void keeper_end(Keeper *keeper); // no check may be in flight
