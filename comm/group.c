@@ -79,7 +79,8 @@ void group_all_gather(Group *group, void *all, const void *own, size_t count) {
     wait_end(begun);
 }
 
-void group_sum_f64(Group *group, double *values, int count) {
+void group_sum_f64_each(Group *group, double *values, int count, double *each) {
+    if (each) each[0] = values[0];
     if (group->size == 1) return;
     double *all = gathered(group, values, (size_t)count * sizeof *values);
     for (int i = 0; i < count; i++) {
@@ -87,7 +88,12 @@ void group_sum_f64(Group *group, double *values, int count) {
         for (int rank = 1; rank < group->size; rank++)
             values[i] += all[(size_t)rank * (size_t)count + (size_t)i];
     }
+    for (int rank = 0; each && rank < group->size; rank++) each[rank] = all[(size_t)rank * (size_t)count];
     free(all);
+}
+
+void group_sum_f64(Group *group, double *values, int count) {
+    group_sum_f64_each(group, values, count, NULL);
 }
 
 static void reduce(Group *group, const char *call, void *values, int count, MPI_Datatype type, MPI_Op op) {

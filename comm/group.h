@@ -16,6 +16,8 @@ void group_barrier(Group *group);
 void group_broadcast(Group *group, int root, void *bytes, size_t count);
 // values[i] = Σ over ranks, added in rank order: the same bits on every rank and in every run.
 void group_sum_f64(Group *group, double *values, int count);
+// The same; each[r] is rank r's values[0], unless each is NULL.
+void group_sum_f64_each(Group *group, double *values, int count, double *each);
 void group_sum_i64(Group *group, int64_t *values, int count);
 void group_max_f64(Group *group, double *values, int count);
 void group_max_i64(Group *group, int64_t *values, int count);

@@ -188,6 +188,21 @@ static bool calls_of(const HangReport *r, int rank, int64_t since, int64_t calls
     return found;
 }
 
+static void add_missing(HangReport *r, int rank) {
+    if (r->peers < HEARTBEAT_PEERS) r->peer[r->peers] = rank;
+    r->peers++;
+}
+
+void hang_report_silent(const HangReport *report, int64_t since, char *text, size_t size) {
+    HangReport silent = {.run_dir = report->run_dir};
+    int64_t calls[HEARTBEAT_KINDS];
+    for (int rank = 0; rank < report->ranks; rank++)
+        if (rank != report->rank && !calls_of(report, rank, since, calls)) add_missing(&silent, rank);
+    Text out = {text, size, 0};
+    *text = 0;
+    if (silent.peers) add_peers(&out, &silent);
+}
+
 void hang_report_find_missing(HangReport *r, int64_t since) {
     int64_t calls[HEARTBEAT_KINDS];
     char path[RUN_PATH_BYTES], text[512];
@@ -197,8 +212,7 @@ void hang_report_find_missing(HangReport *r, int64_t since) {
             int rank = r->group->first + i * r->group->stride, kind = r->group->kind;
             if (rank == r->rank) continue;
             if (calls_of(r, rank, since, calls) && calls[kind] >= r->calls[kind]) continue;
-            if (r->peers < HEARTBEAT_PEERS) r->peer[r->peers] = rank;
-            r->peers++;
+            add_missing(r, rank);
         }
     }
     if (!r->call || r->peers < 1) return;

@@ -23,5 +23,7 @@ void hang_report_write(const HangReport *report);
 // Where the call cannot tell who is missing: those of its group that have written no report since `since` (of
 // the files' clock), or that have begun fewer calls. Adds them to the report.
 void hang_report_find_missing(HangReport *report, int64_t since);
+// "rank 2", "ranks 1, 2": those of all that have written no report since then; "" where all have.
+void hang_report_silent(const HangReport *report, int64_t since, char *text, size_t size);
 // "waits 30 s in exchange of layer 3 (forward) for rank 1"; with the ranks at the end of the file too.
 void hang_report_line(const HangReport *report, char *text, size_t size);

@@ -8,6 +8,7 @@
 #include "train/peak.h"
 #include "train/progress_bar.h"
 #include "train/resume.h"
+#include "train/straggler.h"
 #include <math.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -25,6 +26,7 @@ typedef struct {
     int next_stage;                      // the first one (from 0) that no step has begun
     int64_t saving_step, evaluated_step; // saving: the newest that a save was begun for
     Keeper keeper;
+    Stragglers stragglers;
     bool save_due, permanent_due; // put off by bad steps
     double step_seconds;          // moving mean of everything between two steps' ends
     double last_end;
@@ -94,6 +96,21 @@ static void count_tokens(Loop *loop) {
     }
 }
 
+// Collective where there is one.
+static void report_straggler(Loop *loop, const StepMetrics *m) {
+    Straggler found;
+    if (!stragglers_step(&loop->stragglers, m, &found)) return;
+    log_rank0(
+        LOG_WARN,
+        "rank %d on %s is slow: %.1f times the median rank's own time, more than 1.3 times in %d of the last "
+        "50 steps; it loses %s a step in: %s",
+        found.rank, found.host, found.ratio, found.slow_steps, short_duration(found.lost).text, found.phase);
+    json_t *more =
+        json_pack("{s:i, s:s, s:s, s:f, s:f, s:i}", "rank", found.rank, "host", found.host, "phase",
+                  found.phase, "ratio", found.ratio, "lost_s", found.lost, "slow_steps", found.slow_steps);
+    note(loop, metrics_event(loop->options->metrics, "straggler", m->step, more));
+}
+
 static void report_recovery(Loop *loop) {
     struct timespec now;
     clock_gettime(CLOCK_REALTIME, &now);
@@ -119,6 +136,7 @@ static void record_step(Loop *loop, StepMetrics *m, int64_t samples_before) {
     note_stages(loop, m->samples);
     note(loop, metrics_step(loop->options->metrics, m, &tokens));
     print_step(loop, m, step_tokens);
+    report_straggler(loop, m);
     if (loop->options->failed_at > 0 && loop->summary->steps == 0) report_recovery(loop);
     loop->summary->steps++;
     loop->summary->loss = m->loss;
@@ -351,6 +369,7 @@ static void start(Loop *loop) {
     while (loop->next_stage < data->stages &&
            loader_stage_first_sample(s->loader, loop->next_stage) < samples)
         loop->next_stage++;
+    loop->stragglers = stragglers_create(loop->world);
     loop->peak = peak_measure(s);
     loop->bar = progress_bar_create(group_rank(loop->world) == 0);
     loop->last_end = clock_seconds();
@@ -425,6 +444,7 @@ Status train_loop(TrainState *state, const LoopOptions *options, LoopSummary *ou
     keeper_end(&loop.keeper);
     out->seconds = clock_seconds() - begun;
     held_out_free(&loop.held_out);
+    stragglers_free(&loop.stragglers);
     free(loop.source);
     free(loop.src_tokens);
     return status;

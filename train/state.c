@@ -31,7 +31,9 @@ static Status create(TrainState *s, const RunConfig *config, const ModelRun *run
                      s->stream));
     s->counts = calloc((size_t)(model_moe_layers(s->model) * config->model.experts + 1), sizeof *s->counts);
     s->layer_imbalance = calloc((size_t)config->model.layers, sizeof *s->layer_imbalance);
-    REQUIRE(s->counts && s->layer_imbalance, "out of memory: metrics of %d layers", config->model.layers);
+    s->own_s = calloc((size_t)group_size(mesh_group(s->mesh, AXIS_WORLD)), sizeof *s->own_s);
+    REQUIRE(s->counts && s->layer_imbalance && s->own_s, "out of memory: metrics of %d layers",
+            config->model.layers);
     int64_t rows = most_rows(&config->batch.plan, group_size(mesh_group(s->mesh, AXIS_WORLD)));
     s->batch_tokens = calloc((size_t)(rows * (config->batch.seq_len + 1)), sizeof *s->batch_tokens);
     REQUIRE(s->batch_tokens, "out of memory: tokens of %ld sequences", (long)rows);
@@ -69,6 +71,7 @@ void state_destroy(TrainState *s) {
     stream_destroy(s->stream);
     free(s->counts);
     free(s->layer_imbalance);
+    free(s->own_s);
     *s = (TrainState){0};
 }
 

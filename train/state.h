@@ -20,6 +20,7 @@ typedef struct {
     int32_t *batch_tokens;   // (sequences of this rank's share of a step, seq_len + 1)
     int64_t *counts;         // [moe layers · experts], for metrics
     double *layer_imbalance; // [layers]
+    double *own_s;           // [ranks], for metrics
 } TrainState;
 
 // Model, optimizer and (with_data) loader for a run; weights are not set yet: zero_init_weights or

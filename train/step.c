@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "train/step.h"
 #include "core/clock.h"
+#include "core/heartbeat.h"
 #include <string.h>
 
 // What a step adds up on this rank before all ranks' figures are put together.
@@ -65,24 +66,26 @@ static void collect_losses(TrainState *s, const StepSums *sums, StepMetrics *out
     out->drop = figures[4] > 0 ? figures[5] / figures[4] : 0;
 }
 
-static void collect_times(TrainState *s, double optim_s, double seconds, StepMetrics *out) {
+// own: of seconds, what this rank did not wait for others.
+static void collect_times(TrainState *s, double own, double optim_s, double seconds, StepMetrics *out) {
     LayerTimeline time = timeline_sum(model_timeline(s->model));
     double reduce_s;
     int64_t reduce_bytes;
     zero_take_timing(s->zero, &reduce_s, &reduce_bytes);
-    double figures[] = {
-        out->data_s, optim_s, time.exchange, time.waited, time.lost, reduce_s, (double)time.recompute_bytes};
-    group_sum_f64(world(s), figures, sizeof figures / sizeof *figures);
+    double figures[] = {own,         out->data_s, optim_s,  time.exchange,
+                        time.waited, time.lost,   reduce_s, (double)time.recompute_bytes};
+    group_sum_f64_each(world(s), figures, sizeof figures / sizeof *figures, s->own_s);
     group_max_f64(world(s), &seconds, 1);
     double ranks = group_size(world(s));
-    out->data_s = figures[0] / ranks;
-    out->optim_s = figures[1] / ranks;
-    out->a2a_s = figures[2] / ranks;
-    out->exposed_s = figures[3] / ranks;
-    out->lost_s = figures[4] / ranks;
-    out->reduce_s = figures[5] / ranks;
-    out->recompute_bytes = (int64_t)(figures[6] / ranks);
+    out->data_s = figures[1] / ranks;
+    out->optim_s = figures[2] / ranks;
+    out->a2a_s = figures[3] / ranks;
+    out->exposed_s = figures[4] / ranks;
+    out->lost_s = figures[5] / ranks;
+    out->reduce_s = figures[6] / ranks;
+    out->recompute_bytes = (int64_t)(figures[7] / ranks);
     out->step_s = seconds;
+    out->own_s = s->own_s;
     out->layer = model_timeline(s->model)->layer;
     out->layers = s->config->model.layers;
     measure_imbalance(s, out);
@@ -114,14 +117,15 @@ static void pass_over(TrainState *s, const StepMetrics *m) {
 }
 
 void step_on_batch(TrainState *s, int64_t sequences, StepMetrics *out) {
-    double begun = clock_seconds();
+    double begun = clock_seconds(), waited = heartbeat.waited;
     StepSums sums = {0};
     out->step = s->step + 1;
     out->lr = schedule_lr(&s->config->schedule, out->step);
     timeline_reset(model_timeline(s->model));
     run_micro_batches(s, sequences, sequences / group_size(world(s)), &sums); // model, comm
     zero_grads_end(s->zero);                                                  // comm
-    double optimising = clock_seconds();
+    heartbeat_at("optimizer");
+    double optimising = clock_seconds(), waited_before = heartbeat.waited;
     out->gnorm = zero_grad_norm(s->zero); // optim
     collect_losses(s, &sums, out);
     if (judge(s, out))
@@ -129,18 +133,23 @@ void step_on_batch(TrainState *s, int64_t sequences, StepMetrics *out) {
     else
         pass_over(s, out);
     s->step = out->step;
-    double now = clock_seconds();
-    collect_times(s, now - optimising, now - begun + out->data_s, out);
+    double now = clock_seconds(), own = now - begun - (heartbeat.waited - waited) + out->own_data_s;
+    out->own_optim_s = now - optimising - (heartbeat.waited - waited_before);
+    heartbeat_at("metrics");
+    collect_times(s, own, now - optimising, now - begun + out->data_s, out);
 }
 
 Status train_step(TrainState *s, StepMetrics *out) {
     const BatchPlan *plan = &s->config->batch.plan;
     int64_t first = batch_first_sample(plan, s->step + 1), sequences = batch_sequences(plan, s->step + 1);
     int64_t rows = sequences / group_size(world(s)), own = first + rows * group_rank(world(s));
-    double begun = clock_seconds();
+    double begun = clock_seconds(), waited = heartbeat.waited;
+    heartbeat_step(s->step + 1);
+    heartbeat_at("data");
     *out = (StepMetrics){.samples = first + sequences, .tokens = (first + sequences) * plan->seq_len};
     TRY(read_batch(s, own, rows, &out->stream_hash)); // data
     out->data_s = clock_seconds() - begun;
+    out->own_data_s = out->data_s - (heartbeat.waited - waited);
     out->stage = loader_origin(s->loader, first + sequences - 1).stage + 1;
     step_on_batch(s, sequences, out);
     ledger_count(&s->ledger, s->loader, first, sequences);

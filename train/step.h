@@ -9,9 +9,11 @@ typedef struct {
     uint64_t stream_hash;
     int stage; // from 1: of the step's last sample
     double step_s, data_s, a2a_s, exposed_s, optim_s, reduce_s,
-        lost_s;           // means over ranks; step_s is the slowest rank's
-    double imbalance;     // max/mean choices per expert, worst layer
-    LayerTimeline *layer; // [layers], of rank 0; borrowed until the next step
+        lost_s;          // means over ranks; step_s is the slowest rank's
+    double imbalance;    // max/mean choices per expert, worst layer
+    const double *own_s; // [ranks]: each one's time without waiting for others; borrowed like layer
+    double own_data_s, own_optim_s; // of this rank, the same
+    LayerTimeline *layer;           // [layers], of rank 0; borrowed until the next step
     int layers;
     double *layer_imbalance; // [layers], 0 without experts
     int64_t recompute_bytes; // sent again for recompute, mean of the ranks

@@ -93,11 +93,12 @@ static void end_job(const Watchdog *w, double idle) {
     }
     if (!pause_for(w, LAST_WORD)) return;
     if (first) {
+        hang_report_silent(&report, since, line, sizeof line);
         snprintf(
             text, sizeof text,
             "[rank %d] error: no progress for %.0f s (guard.watchdog = %g); the job ends and saves nothing; "
-            "stacks: %s/log/stack-rank-*.txt\n",
-            w->rank, idle, w->limit, w->run_dir);
+            "stacks: %s/log/stack-rank-*.txt%s%s\n",
+            w->rank, idle, w->limit, w->run_dir, *line ? "; none from " : "", line);
         print(w, text);
     }
     mark_hung(w, &since);
