@@ -66,4 +66,26 @@ code=$?
 expect 75 "$floe" train c.yaml -o c $options --max-time 1s
 says out.txt '^stop .*--max-time'
 [ -n "$(stopped_at c)" ] || fail "nothing saved at the time limit"
+# ---- without a front end: mpirun passes USR1 and USR2 on; a signal to one rank is for all
+bare() { # RUN: $mpirun
+    "$(dirname "$0")/mpirun.sh" 2 "$floe" train c.yaml -o "$1" checkpoint.every=0 eval.every=0 >"$1.out" 2>"$1.err" &
+    mpirun=$!
+    front=$mpirun
+    wait_for 30 grep -q '^step .* 3/100000' "$1.out"
+}
+bare d
+kill -USR1 $mpirun
+wait_for 10 grep -q '^save ' d.out
+first=$(stopped_at d)
+wait_for 10 grep -q "^step .* $((first + 2))/100000" d.out
+kill -USR2 $mpirun
+ends_with 75
+says d.out '^stop .*SIGUSR2'
+[ "$(stopped_at d)" -gt "$first" ] || fail "no checkpoint at USR2 through mpirun"
+for signal in TERM USR2; do
+    bare "d-$signal"
+    kill -$signal "$(pgrep -P $mpirun | tail -1)"
+    ends_with 75
+    says "d-$signal.out" "^stop .*SIG$signal"
+done
 exit 0
