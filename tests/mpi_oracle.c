@@ -8,8 +8,9 @@
 
 // Bounds: five times what the same mathematics in float32 deviates from float64 in the reference's own
 // implementation: 2e-6 for log-probabilities and, of a tensor's largest entry, gradients; 4e-7 for the loss;
-// over 20 steps 2e-6 for losses and 7e-6 for the gradient's norm. aux and z are sums of the same kind as the
-// loss, but smaller: their bound is relative.
+// over 20 steps 2e-6 for losses and 7e-6 for the gradient's norm. tiny-grok's attention scores are
+// 14 times as steep as usual (attn_output_multiplier): 1e-5 for gradients, 4.3e-5 for the norm over 20 steps.
+// aux and z are sums of the same kind as the loss, but smaller: their bound is relative.
 typedef enum {
     LOGPROBS,
     LOSS,
@@ -17,6 +18,7 @@ typedef enum {
     Z,
     GRADIENT,
     GRADIENT_NORM,
+    GRADIENT_PROJECTION,
     FIRST_LOSS,
     STEP_LOSS,
     STEP_AUX,
@@ -28,21 +30,22 @@ typedef enum {
 } Kind;
 static const struct {
     const char *what, *brief;
-    double bound;
+    double bound, grok; // for tiny-grok, where the reference deviates more
     bool relative;
-} kind[KINDS] = {[LOGPROBS] = {"log-probabilities", "log p", 1e-5, false},
-                 [LOSS] = {"loss", "loss", 2e-6, false},
-                 [AUX] = {"aux", "aux", 2e-6, true},
-                 [Z] = {"z", "z", 2e-6, true},
-                 [GRADIENT] = {"gradient of its largest entry", "gradient", 1e-5, true},
-                 [GRADIENT_NORM] = {"norm of a gradient", "its norm", 1e-5, true},
-                 [FIRST_LOSS] = {"loss of step 1", "step 1", 2e-6, false},
-                 [STEP_LOSS] = {"loss of steps 1 to 20", "20 losses", 1e-5, false},
-                 [STEP_AUX] = {"aux of steps 1 to 20", "20 aux", 1e-5, true},
-                 [STEP_Z] = {"z of steps 1 to 20", "20 z", 1e-5, true},
-                 [STEP_NORM] = {"gnorm of steps 1 to 20", "20 gnorm", 3.5e-5, true},
-                 [STEP_RATE] = {"lr of steps 1 to 20", "20 lr", 1e-12, true},
-                 [STEP_DROPPED] = {"drop of steps 1 to 20", "20 drop", 1e-6, false}};
+} kind[KINDS] = {[LOGPROBS] = {"log-probabilities", "log p", 1e-5, 1e-5, false},
+                 [LOSS] = {"loss", "loss", 2e-6, 2e-6, false},
+                 [AUX] = {"aux", "aux", 2e-6, 2e-6, true},
+                 [Z] = {"z", "z", 2e-6, 2e-6, true},
+                 [GRADIENT] = {"gradient of its largest entry", "gradient", 1e-5, 5e-5, true},
+                 [GRADIENT_NORM] = {"norm of a gradient", "its norm", 1e-5, 1e-5, true},
+                 [GRADIENT_PROJECTION] = {"projection of a gradient", "projection", 1e-5, 5e-5, true},
+                 [FIRST_LOSS] = {"loss of step 1", "step 1", 2e-6, 2e-6, false},
+                 [STEP_LOSS] = {"loss of steps 1 to 20", "20 losses", 1e-5, 1e-5, false},
+                 [STEP_AUX] = {"aux of steps 1 to 20", "20 aux", 1e-5, 1e-5, true},
+                 [STEP_Z] = {"z of steps 1 to 20", "20 z", 1e-5, 1e-5, true},
+                 [STEP_NORM] = {"gnorm of steps 1 to 20", "20 gnorm", 3.5e-5, 2.1e-4, true},
+                 [STEP_RATE] = {"lr of steps 1 to 20", "20 lr", 1e-12, 1e-12, true},
+                 [STEP_DROPPED] = {"drop of steps 1 to 20", "20 drop", 1e-6, 1e-6, false}};
 
 // What was found for each model, in the order in which the cases name them.
 enum { MODELS_MOST = 16 };
@@ -61,9 +64,8 @@ static void begin_model(const char *name) {
     now->name = name;
 }
 
-// Grok's embedding of size 78 goes through float32 in every sum: its reference deviates by 1e-5 in gradients.
 static double bound_of(Kind k) {
-    return kind[k].bound * (k == GRADIENT && !strcmp(now->name, "tiny-grok") ? 5 : 1);
+    return strcmp(now->name, "tiny-grok") ? kind[k].bound : kind[k].grok;
 }
 
 static void compare(Kind k, const char *where, const char *what, double deviation, double expected) {
@@ -133,29 +135,52 @@ static void run_batch(Harness *h, const Case *c, const int32_t *tokens, const do
     group_sum_f64(mesh_group(h->mesh, AXIS_WORLD), sums, 4);
 }
 
+// As projection() in golden/make.py: the sign of entry i of a tensor as the file has it.
+static double sign_of(int64_t i) {
+    uint64_t x = (uint64_t)i * 0x9E3779B97F4A7C15u;
+    x = (x ^ x >> 32) * 0xD6E8FEB86659FD93u;
+    return x >> 63 ? -1 : 1;
+}
+
+static void compare_sums(const Case *c, const Param *p, const float *got) {
+    HfPlace place;
+    char name[256];
+    hf_place(&c->config, p, &place);
+    golden_name(&place, p, name, sizeof name);
+    const json_t *expected = golden_get(golden_get(c->item, "norms"), name);
+    int64_t n = param_size(p), columns = place.transposed ? p->dim[1] : 1, rows = n / columns;
+    double squares = 0, projection = 0;
+    for (int64_t j = 0; j < n; j++) {
+        squares += (double)got[j] * (double)got[j];
+        projection += sign_of(place.transposed ? j % columns * rows + j / columns : j) * (double)got[j];
+    }
+    double norm = json_number_value(json_array_get(expected, 0));
+    compare_values(GRADIENT_NORM, c->name, p->name, sqrt(squares), norm);
+    compare(GRADIENT_PROJECTION, c->name, p->name,
+            fabs(projection - json_number_value(json_array_get(expected, 1))), norm);
+}
+
+static void compare_entries(const Case *c, Safetensors *file, const Param *p, const float *got) {
+    int64_t n = param_size(p);
+    double largest = 0, deviation = 0;
+    float *expected = harness_calloc((size_t)n, sizeof *expected);
+    golden_read(file, &c->config, p, 0, n, expected);
+    for (int64_t j = 0; j < n; j++) {
+        largest = fmax(largest, fabs((double)expected[j]));
+        double difference = fabs((double)got[j] - (double)expected[j]);
+        if (!(difference <= deviation)) deviation = difference;
+    }
+    compare(GRADIENT, c->name, p->name, deviation, largest);
+    free(expected);
+}
+
 static void compare_gradients(const Harness *h, const Case *c) {
     const char *whole = json_string_value(json_object_get(c->item, "gradients"));
     Safetensors *file = whole ? golden_tensors(whole) : NULL;
-    const json_t *norms = golden_get(c->item, "norms");
     for (int i = 0; i < h->params.count; i++) {
         const Param *p = &h->params.param[i];
-        const float *got = tensor_f32(p->grad);
-        int64_t n = param_size(p);
-        double squares = 0, largest = 0, deviation = 0;
-        for (int64_t j = 0; j < n; j++) squares += (double)got[j] * (double)got[j];
-        char name[256];
-        golden_name(&c->config, p, name, sizeof name);
-        compare_values(GRADIENT_NORM, c->name, p->name, sqrt(squares), golden_number(norms, name));
-        if (!file) continue;
-        float *expected = harness_calloc((size_t)n, sizeof *expected);
-        golden_read(file, &c->config, p, 0, n, expected);
-        for (int64_t j = 0; j < n; j++) {
-            largest = fmax(largest, fabs((double)expected[j]));
-            double difference = fabs((double)got[j] - (double)expected[j]);
-            if (!(difference <= deviation)) deviation = difference;
-        }
-        compare(GRADIENT, c->name, p->name, deviation, largest);
-        free(expected);
+        compare_sums(c, p, tensor_f32(p->grad));
+        if (file) compare_entries(c, file, p, tensor_f32(p->grad));
     }
     safetensors_close(file);
 }
@@ -312,6 +337,8 @@ static void print_findings(Mesh *mesh) {
     if (!root) return;
     printf("\n| bound |");
     for (int k = 0; k < KINDS; k++) printf(" %.1e |", kind[k].bound);
+    printf("\n| bound for `tiny-grok` |");
+    for (int k = 0; k < KINDS; k++) printf(" %.1e |", kind[k].grok);
     printf("\n\n");
 }
 

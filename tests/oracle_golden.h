@@ -73,14 +73,12 @@ static inline void golden_read(Safetensors *file, const ModelConfig *config, con
 }
 
 // A weight's name in cases.json: the tensor's, with the first row where it is a part of the tensor.
-static inline void golden_name(const ModelConfig *config, const Param *param, char *out, size_t size) {
-    HfPlace place;
-    hf_place(config, param, &place);
-    int64_t elements = place.dim[0] * (place.dims == 2 ? place.dim[1] : 1);
+static inline void golden_name(const HfPlace *place, const Param *param, char *out, size_t size) {
+    int64_t elements = place->dim[0] * (place->dims == 2 ? place->dim[1] : 1);
     if (elements == param_size(param))
-        snprintf(out, size, "%s", place.tensor);
+        snprintf(out, size, "%s", place->tensor);
     else
-        snprintf(out, size, "%s@%lld", place.tensor, (long long)place.first_row);
+        snprintf(out, size, "%s@%lld", place->tensor, (long long)place->first_row);
 }
 
 static inline RouterConfig golden_router(const json_t *router) {

@@ -15,19 +15,20 @@ from safetensors.torch import save_file
 
 HERE = Path(__file__).parent
 sys.path.insert(0, sys.argv[1])
+import model as reference  # noqa: E402
 from model import Options, gradients, losses  # noqa: E402
 from oracle import PRESETS, load_model, random_tokens, random_weights, read_config, save_model  # noqa: E402
 import training  # noqa: E402
 
 ROWS, SEQ, VOCAB, STEPS = 8, 24, 131, 20
-TRAIN_ROWS, MARGIN = 640, 1e-5
+TRAIN_ROWS, MARGIN, CLAMP_MARGIN = 640, 1e-5, 1e-6
 MODELS = ["tiny-arctic", "tiny-arctic-freq2", "tiny-mixtral", "tiny-apus", "tiny-dbrx", "tiny-grok", "tiny-llama"]
 SERIAL = ["tiny-mixtral", "tiny-apus", "tiny-dbrx", "tiny-grok"]  # the experts read what attention made
 KINDS = ["switch", "megablocks", "hf", "arctic", "deepspeed"]
 SCOPES = ["sequence", "micro_batch", "global_batch"]
 LOSSES = dict(aux_coef=0.01, z_loss=0.001)
 # At the usual settings tiny-grok's training turns rounding into another run: the reference in float32 leaves the one in float64 by
-# up to 1e-2 in the loss within 20 steps. So its learning rate is lower, and epsilon keeps Adam from amplifying gradients near 0.
+# more than 1e-3 in the loss within 20 steps. So its learning rate is lower, and epsilon keeps Adam from amplifying gradients near 0.
 CALM = dict(lr=1e-3, eps=1e-5)
 CAPACITY = dict(LOSSES, capacity_factor=1.0, aux_kind="deepspeed", aux_scope="micro_batch")
 
@@ -57,7 +58,7 @@ def number(x):
 
 
 def gradient_cases():
-    """(name, model, options, whether every gradient is kept and not its norm alone)"""
+    """(name, model, options, whether every gradient is kept whole)"""
     for model in MODELS:
         yield "plain", model, Options(), model in ("tiny-arctic-freq2", "tiny-llama")
         if model == "tiny-llama":
@@ -87,6 +88,13 @@ def parts(c, name, gradient):
     return {f"{name}@{start}": piece for start, piece in zip(starts, gradient.split(sizes))}
 
 
+def projection(gradient):
+    """The sum of a tensor's entries with signs that depend on their index: a difference of any direction shows, by about its 2-norm."""
+    x = np.arange(gradient.numel(), dtype=np.uint64) * np.uint64(0x9E3779B97F4A7C15)
+    x = (x ^ x >> np.uint64(32)) * np.uint64(0xD6E8FEB86659FD93)
+    return (gradient.reshape(-1).numpy() * np.where(x >> np.uint64(63), -1.0, 1.0)).sum()
+
+
 def write_gradients():
     cases, logprobs = [], []
     tokens = torch.from_numpy(np.load(HERE / "tokens.npy").astype(np.int64))
@@ -101,7 +109,7 @@ def write_gradients():
             case["gradients"] = f"grad-{model}-{name}.safetensors"
             save_file({key: g.float().contiguous() for key, g in grads.items()}, HERE / case["gradients"])
         pieces = [item for key, g in grads.items() for item in parts(c, key, g).items()]
-        case["norms"] = {key: number(g.norm()) for key, g in pieces}
+        case["norms"] = {key: [number(g.norm()), number(projection(g))] for key, g in pieces}
         cases.append(case)
         if name == "plain":
             np.savetxt(HERE / f"text-{model}.txt", loss.logprobs.detach().numpy().reshape(-1), fmt="%.9f")
@@ -143,14 +151,28 @@ def trajectory_cases():
         yield name, "tiny-llama", Options(), changes
 
 
+clamp_gaps, attention = [], reference.attention
+
+
+def watched_attention(c, w, x, tables):
+    """How near the bound q, k and v come: beyond it they have no gradient."""
+    if c.clip_qkv is not None:
+        clamp_gaps.extend(((x @ m.T).detach().abs() - c.clip_qkv).abs().min() for m in (w.q, w.k, w.v))
+    return attention(c, w, x, tables)
+
+
+reference.attention = watched_attention
+
+
 def decision_margin(routes, biases, o):
-    """The smallest gap in a decision that rounding could turn: who is chosen, who is first, who finds a place."""
-    first_matters = o.aux_kind == "deepspeed" and o.aux_coef or o.capacity_factor > 0 and o.capacity_policy == "position"
-    gaps = [torch.tensor([math.inf])]
+    """The smallest gap in a decision that rounding could turn: who is chosen, who is first, who finds a place; what is clamped."""
+    gaps = [torch.tensor([math.inf])] + [gap[None] * (MARGIN / CLAMP_MARGIN) for gap in clamp_gaps]
     for layer, (r, bias) in enumerate(zip(routes, biases)):
         if r is None:
             continue
         k = r.choice.shape[1]
+        first_matters = (o.aux_kind == "deepspeed" and o.aux_coef and k <= 2
+                         or o.capacity_factor > 0 and o.capacity_policy == "position")
         ranked = (r.probs.detach() + bias).sort(-1, descending=True).values
         gaps += [ranked[:, k - 1] - ranked[:, k]] + [ranked[:, j] - ranked[:, j + 1] for j in range(k - 1) if first_matters]
         if o.capacity_factor > 0 and o.capacity_policy == "probs":
@@ -170,6 +192,7 @@ def run_training(model, options, o, tokens, least):
     steps, margins = [], []
 
     def watched(*arguments):
+        clamp_gaps.clear()
         loss = losses(*arguments)
         margins.append(decision_margin(loss.routes, [0.0] * c.layers if bias is None else bias, options))
         return loss
@@ -191,7 +214,7 @@ def write_trajectories():
                             bias_update_rate=0.0)
         vars(o).update(changes)
         best = 0.0
-        for first in range(0, TRAIN_ROWS - STEPS * ROWS + 1, ROWS):
+        for first in sorted(range(TRAIN_ROWS - STEPS * ROWS + 1), key=lambda row: row % ROWS):
             steps, margin = run_training(model, options, o, tokens[first:], best)
             if margin > best:
                 best, first_row, chosen = margin, first, steps
