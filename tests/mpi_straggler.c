@@ -8,10 +8,11 @@
 
 enum { LAYERS = 2 };
 
-// Every rank needs 10 ms a step, a slow one `slow` times as much: 4 ms data, the rest attention.
+static double unit = 0.01;
+// Every rank needs 10 ms a step (unit), a slow one `slow` times as much: 4 ms data, the rest attention.
 static StepMetrics step_of(Group *world, int slow_rank, double slow, double *own_s, LayerTimeline *layer) {
     memset(layer, 0, LAYERS * sizeof *layer);
-    for (int rank = 0; rank < group_size(world); rank++) own_s[rank] = rank == slow_rank ? 0.01 * slow : 0.01;
+    for (int rank = 0; rank < group_size(world); rank++) own_s[rank] = rank == slow_rank ? unit * slow : unit;
     double own = own_s[group_rank(world)];
     layer[1].phase[PASS_BACKWARD][PHASE_ATTENTION] = own - 0.004;
     return (StepMetrics){.own_s = own_s, .layer = layer, .layers = LAYERS, .own_data_s = 0.004};
@@ -51,6 +52,14 @@ int main(int argc, char **argv) {
     CHECK(told == 0, "a rank that is slow in every third step is told after %d steps", told);
     told = steps_until_told(world, &s, 2, 2, 300, &found); // 25 of 50
     CHECK(told > 0 && found.slow_steps == 20, "after %d steps, %d slow", told, found.slow_steps);
+    stragglers_free(&s);
+
+    unit = 0.001;
+    s = stragglers_create(world);
+    told = steps_until_told(world, &s, 2.9, 1, 200, &found);
+    CHECK(told == 0, "a rank that loses 1.9 ms of short steps is told after %d steps", told);
+    told = steps_until_told(world, &s, 3.1, 1, 200, &found);
+    CHECK(told == 20, "one that loses 2.1 ms after %d steps", told);
     stragglers_free(&s);
     mesh_destroy(mesh);
     comm_finish();

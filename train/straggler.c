@@ -5,7 +5,7 @@
 #include <unistd.h>
 
 enum { WINDOW = 50, SLOW_STEPS = 20 };
-static const double SLOW = 1.3;
+static const double SLOW = 1.3, WORTH_A_WORD = 0.002; // seconds of a step: less is the noise of short steps
 
 Stragglers stragglers_create(Group *world) {
     size_t ranks = (size_t)group_size(world);
@@ -92,7 +92,8 @@ bool stragglers_step(Stragglers *s, const StepMetrics *m, Straggler *out) {
     for (int rank = 0; rank < ranks; rank++) {
         double ratio = median > 0 ? m->own_s[rank] / median : 1;
         s->ratio[rank] += share * (ratio - s->ratio[rank]);
-        s->slow[rank] = (s->slow[rank] << 1 | (ratio > SLOW)) & ((UINT64_C(1) << WINDOW) - 1);
+        bool slow = ratio > SLOW && m->own_s[rank] - median > WORTH_A_WORD;
+        s->slow[rank] = (s->slow[rank] << 1 | slow) & ((UINT64_C(1) << WINDOW) - 1);
         if (__builtin_popcountll(s->slow[rank]) < SLOW_STEPS) continue;
         if (worst < 0 || s->ratio[rank] > s->ratio[worst]) worst = rank;
     }

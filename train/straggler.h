@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 // Ranks whose own time, without waits for others, is more than 1.3 times the median rank's (of an even
-// number, the lower one) in 20 of the last 50 steps.
+// number, the lower one), and more than 2 ms longer, in 20 of the last 50 steps.
 #pragma once
 #include "train/step.h"
 
