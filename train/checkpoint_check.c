@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 // Re-reads a committed checkpoint beside the training. A thread of each rank reads every world-th file from
 // the disk, not from the cache, and compares it with the manifest; it calls neither MPI nor HDF5.
+#include "core/background.h"
 #include "core/clock.h"
 #include "train/checkpoint_internal.h"
 #include <errno.h>

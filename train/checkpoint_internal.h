@@ -146,10 +146,6 @@ Status save_write_part(Save *save, const Part *part, int number);
 Status save_finish(Save *save, Status written, CheckpointReport *report);
 Status save_failed(Save *save, Status status); // removes the folder, says why; returns status
 
-// A thread beside the main one, with the signals blocked that end or steer the run: they are the main
-// thread's. 0 or an errno (checkpoint_writer.c).
-int background_start(pthread_t *thread, void *(*work)(void *), void *context);
-
 // ---- reading from one data file (checkpoint_file.c). Everything handed out has been checked first.
 typedef struct {
     const Manifest *manifest;

@@ -1,10 +1,10 @@
 // SPDX-License-Identifier: Apache-2.0
 // A save beside the training. The main thread copies the owned slices to staging memory; a thread of this
 // rank makes the files of it; the main thread commits. Only the main thread talks to other ranks.
+#include "core/background.h"
 #include "core/clock.h"
 #include "train/checkpoint_internal.h"
 #include <pthread.h>
-#include <signal.h>
 #include <stdatomic.h>
 #include <stdlib.h>
 #include <string.h>
@@ -76,16 +76,6 @@ static void *write_parts(void *context) {
     if (status != OK) snprintf(writer->reason, sizeof writer->reason, "%s", status_text());
     atomic_store(&writer->stage, status == OK ? WRITER_DURABLE : WRITER_FAILED);
     return NULL;
-}
-
-int background_start(pthread_t *thread, void *(*work)(void *), void *context) {
-    sigset_t blocked, before;
-    sigfillset(&blocked);
-    for (int i = 0; i < 5; i++) sigdelset(&blocked, (int[]){SIGSEGV, SIGBUS, SIGFPE, SIGILL, SIGABRT}[i]);
-    pthread_sigmask(SIG_SETMASK, &blocked, &before);
-    int failed = pthread_create(thread, NULL, work, context);
-    pthread_sigmask(SIG_SETMASK, &before, NULL);
-    return failed;
 }
 
 // ---- the main thread

@@ -3,12 +3,12 @@
 #define _GNU_SOURCE
 #endif
 #include "train/watchdog.h"
+#include "core/background.h"
 #include "core/clock.h"
 #include "train/hang_report.h"
 #include <fcntl.h>
 #include <poll.h>
 #include <pthread.h>
-#include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -61,9 +61,10 @@ static void print(const Watchdog *w, const char *text) {
     size_t length = strlen(text);
     snprintf(path, sizeof path, "%s/log.txt", w->run_dir);
     int log = open(path, O_WRONLY | O_APPEND | O_CLOEXEC);
-    if (log >= 0 && write(log, text, length) < 0) length = strlen(text);
+    ssize_t written = log >= 0 ? write(log, text, length) : 0;
     if (log >= 0) close(log);
-    if (poll(&out, 1, 500) > 0 && (out.revents & POLLOUT) && write(2, text, length) < 0) return;
+    if (poll(&out, 1, 500) > 0 && (out.revents & POLLOUT)) written = write(2, text, length);
+    (void)written; // nobody is left to be told
 }
 
 // False: asked to stop.
@@ -141,11 +142,7 @@ Watchdog *watchdog_start(const char *run_dir, int rank, int ranks, double limit)
     w->limit = limit;
     w->tick = limit > 20 ? 1 : limit / 20;
     hang_report_prepare();
-    sigset_t all, before;
-    sigfillset(&all);
-    pthread_sigmask(SIG_SETMASK, &all, &before); // signals are for the main thread
-    int failed = pthread_create(&w->thread, NULL, watch, w);
-    pthread_sigmask(SIG_SETMASK, &before, NULL);
+    int failed = background_start(&w->thread, watch, w);
     REQUIRE(!failed, "cannot start the watchdog's thread: %s", strerror(failed));
     return w;
 }
