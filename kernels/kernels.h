@@ -126,14 +126,14 @@ typedef void route_sort_fn(Tensor row, Tensor counts, Tensor index, Tensor kept,
 
 // Per group of T/G consecutive tokens: chosen (G, E) i32 how often each expert was chosen (dropped choices
 // included), first (G, E) i32 how often as first choice, prob_sum (G, E) Σ_t probs; with sigmoid scores
-// Σ_t probs/Σ_e probs.
+// Σ_t probs/max(Σ_e probs, FLT_MIN).
 typedef void route_stats_fn(Tensor chosen, Tensor first, Tensor prob_sum, Tensor probs, Tensor index,
                             ScoreKind scores, Stream stream);
 
 // dlogits (T, E), the gradient through weights, balance loss and z-loss:
 //   dp[t,e] = Σ_j [index[t,j] = e] · (gradient of weight[t,j] for dweight, through the renormalisation)
 //   softmax: dlogits = probs[t,e]·(dp + b − Σ_e' probs·(dp + b)) + z_scale·2·lse[t]·probs[t,e], b =
-//   balance[g(t)] sigmoid: dlogits = probs·(1 − probs)·(dp[t,e] + (b[e] − Σ_e' b·probs/S)/S), S = Σ_e' probs;
+//   balance[g(t)] sigmoid: dlogits = probs·(1 − probs)·(dp[t,e] + (b[e] − Σ_e' b·probs/S)/S), S = max(Σ_e' probs, FLT_MIN);
 //   z_scale must be 0
 // balance (G, E) is already scaled; absent = 0. kept as in route_weights. dlogits may not be probs.
 typedef void route_backward_fn(Tensor dlogits, Tensor dweight, Tensor weight, Tensor probs, Tensor lse,

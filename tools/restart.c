@@ -63,11 +63,13 @@ bool restart_due(Restarts *r, const LaunchEnd *end, double max_seconds, int *exi
     char cause[96], told[96];
     bool hung = *exit_code == ERR_TEMPORARY && watchdog_has_ended(r->run_dir);
     if (r->most == 0 || end->asked || (!hung && *exit_code <= 128)) return false;
+    int number = *exit_code - 128;
     if (hung)
         snprintf(cause, sizeof cause, "the watchdog has ended the job");
-    else
-        snprintf(cause, sizeof cause, "signal %d (%s) has ended the job", *exit_code - 128,
-                 strsignal(*exit_code - 128));
+    else if (number <= SIGRTMAX)
+        snprintf(cause, sizeof cause, "signal %d (%s) has ended the job", number, strsignal(number));
+    else // mpirun's own, for instance of a host that is gone
+        snprintf(cause, sizeof cause, "the job has ended with exit code %d", *exit_code);
     if (r->done == r->most) {
         fprintf(stderr, "error: %s; all %d restarts are used up\n", cause, r->most);
         return false;

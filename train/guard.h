@@ -12,9 +12,10 @@ extern const char *const guard_action_name[];
 
 typedef struct {
     GuardAction nonfinite, spike; // OFF: spikes only
-    int64_t window, max_bad,
-        replica_check; // good steps looked back on, 0: no spikes; bad ones in a row; steps, 0: never
-    double z;
+    int64_t window;               // good steps looked back on; 0: no spikes
+    int64_t max_bad;              // bad steps in a row that end the run
+    int64_t replica_check;        // steps between two comparisons of the copies; 0: never
+    double z;                     // deviations above the window's mean that make a spike
 } GuardConfig;
 
 typedef struct {
