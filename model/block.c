@@ -81,7 +81,7 @@ void block_backward(Model *m, int layer) {
     if (m->run.recompute == RECOMPUTE_LAYER) block_rebuild(m, layer);
     residual_backward_begin(m, layer);
     if (has.moe) moe_gradient_begin(m, layer);
-    residual_backward_end(m, layer);
+    residual_backward_end(m);
     if (has.dense) dense_backward(m, layer);
     if (has.moe) {
         moe_experts_backward(m, layer);

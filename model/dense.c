@@ -33,7 +33,7 @@ void dense_backward(Model *m, int layer) {
     LayerState *l = &m->layer[layer];
     int64_t T = m->tokens;
     Tensor a = rows_of(l->a, T), n = rows_of(m->scratch.norm, T), rstd = rows_of(m->scratch.rstd, T);
-    Tensor gate = rows_of(l->gate, T), up = rows_of(l->up, T), dout = residual_gradient(m, layer),
+    Tensor gate = rows_of(l->gate, T), up = rows_of(l->up, T), dout = residual_gradient(m),
            da = rows_of(m->dx, T);
     Tensor dact = tensor_matrix(m->scratch.ffn.data, T, gate.dim[1]);
 

@@ -113,10 +113,10 @@ void attention_backward(Model *model, int layer); // dx (gradient of a) becomes 
 // sum.
 void residual_begin(Model *model, int layer);
 void residual_end(Model *model, int layer);
-Tensor residual_sum(const Model *model, int layer);      // (T, h): where branches add what they have
-Tensor residual_gradient(const Model *model, int layer); // (T, h): of the sum, after residual_backward_begin
+Tensor residual_sum(const Model *model, int layer); // (T, h): where branches add what they have
+Tensor residual_gradient(const Model *model);       // (T, h): of the sum, after residual_backward_begin
 void residual_backward_begin(Model *model, int layer);
-void residual_backward_end(Model *model, int layer); // dx = dout: what did not go through a branch
+void residual_backward_end(Model *model); // dx = dout: what did not go through a branch
 
 // ---- dense.c: the dense branch, FFN(N a). rebuild: only what backward reads.
 void dense_forward(Model *model, int layer, bool rebuild);

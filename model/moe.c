@@ -237,8 +237,8 @@ void moe_rebuild_end(Model *m, int layer) {
 
 void moe_gradient_begin(Model *m, int layer) {
     double begun = clock_seconds();
-    m->kernels->rows_gather(m->scratch.send, residual_gradient(m, layer),
-                            rows_of(m->layer[layer].row, m->tokens), m->stream);
+    m->kernels->rows_gather(m->scratch.send, residual_gradient(m), rows_of(m->layer[layer].row, m->tokens),
+                            m->stream);
     phase_end(m, layer, PHASE_COMBINE, begun);
     dispatch(m, layer, 0, SENT_GRADIENTS, m->scratch.rows_dy, m->scratch.send, false);
 }

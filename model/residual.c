@@ -7,8 +7,7 @@ Tensor residual_sum(const Model *m, int layer) {
     return m->config.sandwich_norms ? rows_of(m->layer[layer].ffn_out, m->tokens) : layer_output(m, layer);
 }
 
-Tensor residual_gradient(const Model *m, int layer) {
-    (void)layer;
+Tensor residual_gradient(const Model *m) {
     return rows_of(m->config.sandwich_norms ? m->scratch.dbranch : m->dout, m->tokens);
 }
 
@@ -37,13 +36,12 @@ void residual_backward_begin(Model *m, int layer) {
     Tensor sum = residual_sum(m, layer), rstd = rows_of(m->scratch.rstd, m->tokens);
     m->norm_forward(rows_of(m->scratch.norm, m->tokens), rstd, sum, norm->weight, (float)m->config.norm_eps,
                     INTO_ZERO, m->stream);
-    m->norm_backward(residual_gradient(m, layer), norm->grad, rows_of(m->dout, m->tokens), sum, norm->weight,
-                     rstd, INTO_ZERO, m->stream);
+    m->norm_backward(residual_gradient(m), norm->grad, rows_of(m->dout, m->tokens), sum, norm->weight, rstd,
+                     INTO_ZERO, m->stream);
     phase_end(m, layer, PHASE_COMBINE, begun);
 }
 
-void residual_backward_end(Model *m, int layer) {
-    (void)layer;
+void residual_backward_end(Model *m) {
     Tensor dx = rows_of(m->dx, m->tokens);
     device_copy(m->device, dx.data, m->device, m->dout.data, tensor_bytes(dx), m->stream);
 }
