@@ -1,6 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-// What the MPI tests of comm and optim share: checks that count failures on every rank, meshes, sample
-// values.
+// What the MPI tests share: checks that count failures on every rank, meshes, sample values.
 #pragma once
 #include "comm/mesh.h"
 #include "core/clock.h"

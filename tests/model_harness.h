@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 // A model on a mesh with plain memory behind its weights and gradients, and one micro-batch of made-up text.
 #pragma once
-#include "core/rng.h"
+#include "comm_check.h"
 #include "model/model.h"
 #include <math.h>
 #include <stdio.h>
@@ -174,18 +174,6 @@ static inline bool harness_equal(const Harness *a, const Harness *b) {
 // ---- a step on any layout against the whole step on one rank
 
 enum { TOTAL = 12, SEQ_LEN = 16 };
-static int failures;
-
-#define CHECK(condition, ...)                                                                                \
-    do {                                                                                                     \
-        if (!(condition)) {                                                                                  \
-            failures++;                                                                                      \
-            printf("[rank %d] %s:%d: %s: ", comm_world_rank(), __FILE__, __LINE__, #condition);              \
-            printf(__VA_ARGS__);                                                                             \
-            printf("\n");                                                                                    \
-        }                                                                                                    \
-    } while (0)
-
 // Gradients differ by the order of float sums of about 200 terms: 200·2⁻²⁴ ≈ 1.2e-5 at the very worst,
 // √200·2⁻²⁴ ≈ 1e-6 in the mean; the largest entry of a tensor is the measure.
 static const double GRADIENT_BOUND = 1e-5, LOSS_BOUND = 1e-6;

@@ -3,21 +3,11 @@
 // Without arguments: every layout of this world loads what every other one saved; a failure on one rank is
 // everybody's. save DIR STEP EP STAGE and load DIR STEP EP STAGE: one of them alone, for cli_ckpt_worlds.sh.
 #include "checkpoint_harness.h"
+#include "comm_check.h"
 #include "core/file.h"
 #include <signal.h>
 #include <stdio.h>
 #include <sys/resource.h>
-
-static int failures;
-#define CHECK(condition, ...)                                                                                \
-    do {                                                                                                     \
-        if (!(condition)) {                                                                                  \
-            failures++;                                                                                      \
-            fprintf(stderr, "rank %d, line %d: %s: ", comm_world_rank(), __LINE__, #condition);              \
-            fprintf(stderr, __VA_ARGS__);                                                                    \
-            fprintf(stderr, "\n");                                                                           \
-        }                                                                                                    \
-    } while (0)
 
 static Layout layout_of(int ep, int stage) {
     return (Layout){.world = comm_world_size(), .ep = ep, .rank = comm_world_rank(), .stage = stage};

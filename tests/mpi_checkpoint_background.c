@@ -3,21 +3,11 @@
 // Saves beside the training: what is saved is the state at the begin, whatever happens to it later; one
 // rank's failure is everybody's and leaves nothing.
 #include "checkpoint_harness.h"
+#include "comm_check.h"
 #include "core/file.h"
 #include <signal.h>
 #include <stdio.h>
 #include <sys/resource.h>
-
-static int failures;
-#define CHECK(condition, ...)                                                                                \
-    do {                                                                                                     \
-        if (!(condition)) {                                                                                  \
-            failures++;                                                                                      \
-            fprintf(stderr, "rank %d, line %d: %s: ", comm_world_rank(), __LINE__, #condition);              \
-            fprintf(stderr, __VA_ARGS__);                                                                    \
-            fprintf(stderr, "\n");                                                                           \
-        }                                                                                                    \
-    } while (0)
 
 typedef struct {
     const char *run;

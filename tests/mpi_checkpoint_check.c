@@ -3,21 +3,11 @@
 // The check behind a save: every rank reads its share; one rank's finding is everybody's; what is damaged is
 // moved and what was there before stays.
 #include "checkpoint_harness.h"
+#include "comm_check.h"
 #include "core/file.h"
 #include "train/keeper.h"
 #include <stdio.h>
 #include <unistd.h>
-
-static int failures;
-#define CHECK(condition, ...)                                                                                \
-    do {                                                                                                     \
-        if (!(condition)) {                                                                                  \
-            failures++;                                                                                      \
-            fprintf(stderr, "rank %d, line %d: %s: ", comm_world_rank(), __LINE__, #condition);              \
-            fprintf(stderr, __VA_ARGS__);                                                                    \
-            fprintf(stderr, "\n");                                                                           \
-        }                                                                                                    \
-    } while (0)
 
 typedef struct {
     const char *run;
