@@ -132,9 +132,9 @@ typedef void route_stats_fn(Tensor chosen, Tensor first, Tensor prob_sum, Tensor
 
 // dlogits (T, E), the gradient through weights, balance loss and z-loss:
 //   dp[t,e] = Σ_j [index[t,j] = e] · (gradient of weight[t,j] for dweight, through the renormalisation)
-//   softmax: dlogits = probs[t,e]·(dp + b − Σ_e' probs·(dp + b)) + z_scale·2·lse[t]·probs[t,e], b =
-//   balance[g(t)] sigmoid: dlogits = probs·(1 − probs)·(dp[t,e] + (b[e] − Σ_e' b·probs/S)/S), S = max(Σ_e' probs, FLT_MIN);
-//   z_scale must be 0
+//   softmax: dlogits = probs[t,e]·(dp + b − Σ_e' probs·(dp + b)) + z_scale·2·lse[t]·probs[t,e]
+//   sigmoid: dlogits = probs·(1 − probs)·(dp[t,e] + (b[e] − Σ_e' b·probs/S)/S), z_scale must be 0
+// with b = balance[g(t)] and S = max(Σ_e' probs, FLT_MIN).
 // balance (G, E) is already scaled; absent = 0. kept as in route_weights. dlogits may not be probs.
 typedef void route_backward_fn(Tensor dlogits, Tensor dweight, Tensor weight, Tensor probs, Tensor lse,
                                Tensor index, Tensor kept, Tensor balance, bool renormalize, ScoreKind scores,
