@@ -25,12 +25,16 @@ Status hdf5_image_u32(Hdf5Image *image, const char *name, const uint32_t *data, 
                       int64_t columns);
 Status hdf5_image_names(Hdf5Image *image, const char *name, const char *data, int64_t rows,
                         size_t bytes_each);
+// A dataset whose values the caller puts into the file itself, from *offset on (a multiple of 4096 unless it
+// is small): the image need not hold them. Made last, so that little else lies behind.
+Status hdf5_image_f32_apart(Hdf5Image *image, const char *name, int64_t count, int64_t *offset);
 // One-dimensional, in chunks with the standard shuffle and deflate filters.
 Status hdf5_image_f32_zlib(Hdf5Image *image, const char *name, const float *data, int64_t count);
 // Where a contiguous dataset's bytes will lie in the file; −1 where it has none.
 Status hdf5_image_offset(Hdf5Image *image, const char *name, int64_t *offset);
-// The finished file's bytes, owned by the caller (free). Ends the image, also on failure.
-Status hdf5_image_finish(Hdf5Image *image, void **data, size_t *bytes);
+// The finished file: `bytes` long; the first `held` of them in data, owned by the caller (free), the rest
+// zero or apart. Ends the image, also on failure.
+Status hdf5_image_finish(Hdf5Image *image, void **data, size_t *held, size_t *bytes);
 void hdf5_image_abandon(Hdf5Image *image); // NULL: nothing
 
 // ---- reading. Failures are ERR_DATA.
