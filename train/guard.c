@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "train/guard.h"
+#include <float.h>
 #include <math.h>
 #include <stdlib.h>
 #include <string.h>
@@ -54,7 +55,8 @@ static void keep_good(Guard *guard, GuardStep step) {
 Verdict guard_judge(Guard *guard, int stage, double loss, double aux, double gnorm) {
     const GuardConfig *c = guard->config;
     Verdict verdict = {.action = c->nonfinite, .cause = CAUSE_NONFINITE};
-    verdict.bad = !isfinite(loss) || !isfinite(aux) || !isfinite(gnorm);
+    // A finite gradient whose square is none in AdamW's v would stop its weight for ever.
+    verdict.bad = !isfinite(loss) || !isfinite(aux) || !(gnorm * gnorm <= FLT_MAX);
     if (!verdict.bad && guard->good) {
         if (stage != guard->stage) guard->count = 0;
         guard->stage = stage;

@@ -48,7 +48,8 @@ typedef struct {
 Guard guard_create(const GuardConfig *config);
 void guard_free(Guard *guard);
 // Judges the step of the stage and counts it. Spikes are looked for once the window is full; it begins anew
-// with each stage. A deviation is taken as at least a thousandth of the mean. `aux` only has to be finite.
+// with each stage. A deviation is taken as at least a thousandth of the mean. `aux` only has to be finite,
+// the norm's square a float.
 Verdict guard_judge(Guard *guard, int stage, double loss, double aux, double gnorm);
 void guard_pass(Guard *guard, int64_t first_step, int64_t last_step); // steps that change nothing
 int64_t guard_updates(const Guard *guard, int64_t step); // that the optimizer made in steps 1 … step
