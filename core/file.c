@@ -14,41 +14,7 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
-enum { IO_PIECE = 1 << 20, WRITE_PIECE = 1 << 26 };
-
-static Status write_all(int fd, const char *path, const char *data, size_t bytes) {
-    for (size_t done = 0; done < bytes;) {
-        size_t piece = bytes - done < WRITE_PIECE ? bytes - done : WRITE_PIECE;
-        ssize_t n = write(fd, data + done, piece);
-        if (n < 0 && errno == EINTR) continue;
-        if (n <= 0)
-            FAIL(ERR_RUNTIME, "%s: %s after %zu of %zu bytes; free space or check the disk", path,
-                 n < 0 ? strerror(errno) : "nothing written", done, bytes);
-        done += (size_t)n;
-    }
-    return OK;
-}
-
-static Status write_and_flush(int fd, const char *path, const void *data, size_t bytes) {
-    // Asks for the space first, so that a full disk shows before anything is written. File systems that
-    // cannot are fine.
-    int full = bytes ? posix_fallocate(fd, 0, (off_t)bytes) : 0;
-    if (full == ENOSPC || full == EDQUOT || full == EFBIG)
-        FAIL(ERR_RUNTIME, "%s: %s: %zu bytes do not fit; free space", path, strerror(full), bytes);
-    TRY(write_all(fd, path, data, bytes));
-    if (fsync(fd)) FAIL(ERR_RUNTIME, "%s: cannot flush: %s", path, strerror(errno));
-    return OK;
-}
-
-Status file_write_durable(const char *path, const void *data, size_t bytes) {
-    int fd = open(path, O_WRONLY | O_CREAT | O_EXCL | O_CLOEXEC, 0666);
-    if (fd < 0) FAIL(ERR_RUNTIME, "%s: cannot create: %s", path, strerror(errno));
-    Status status = write_and_flush(fd, path, data, bytes);
-    if (close(fd) && status == OK)
-        status = status_fail(ERR_RUNTIME, __FILE__, __LINE__, "%s: cannot close: %s", path, strerror(errno));
-    if (status != OK) unlink(path);
-    return status;
-}
+enum { IO_PIECE = 1 << 20, READ_PIECE = 1 << 26 };
 
 Status file_sync_folder(const char *path) {
     int fd = open(path, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
@@ -146,7 +112,7 @@ Status file_exists(const char *path, int *exists) {
 
 Status file_read_at(int fd, const char *path, int64_t offset, void *out, size_t bytes) {
     for (size_t done = 0; done < bytes;) {
-        size_t piece = bytes - done < WRITE_PIECE ? bytes - done : WRITE_PIECE;
+        size_t piece = bytes - done < READ_PIECE ? bytes - done : READ_PIECE;
         ssize_t n = pread(fd, (char *)out + done, piece, (off_t)(offset + (int64_t)done));
         if (n < 0 && errno == EINTR) continue;
         if (n < 0)

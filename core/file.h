@@ -14,6 +14,16 @@ enum { FILE_PATH_BYTES = 4096 };
 // Writes a new file whole and flushes it to the device; nothing of it is left on failure. ERR_RUNTIME where
 // the file exists.
 Status file_write_durable(const char *path, const void *data, size_t bytes);
+// The same of a file of `bytes` bytes that is zero outside the pieces. Large pieces at multiples of
+// FILE_ALIGNMENT, in memory and in the file, go to the device without a copy in the page cache where the file
+// system allows.
+typedef struct {
+    const void *data;
+    int64_t offset;
+    size_t bytes;
+} FilePiece;
+enum { FILE_ALIGNMENT = 4096 };
+Status file_write_pieces_durable(const char *path, const FilePiece *piece, int pieces, int64_t bytes);
 Status file_sync_folder(const char *path); // makes the names in a folder durable
 // Renames within a folder and makes that durable. An existing `to` is an error. On failure the names are as
 // before.

@@ -141,7 +141,7 @@ static size_t image_end(const unsigned char *image) {
     return (size_t)end;
 }
 
-Status hdf5_image_finish(Hdf5Image *image, void **data, size_t *bytes) {
+Status hdf5_image_finish(Hdf5Image *image, void **data, size_t *held, size_t *bytes) {
     hid_t file = image->file;
     image->file = -1;
     int closed = H5Fclose(file) >= 0;
@@ -150,7 +150,8 @@ Status hdf5_image_finish(Hdf5Image *image, void **data, size_t *bytes) {
     image->taken->memory = NULL;
     hdf5_image_abandon(image);
     *bytes = closed && *data && allocated >= 48 ? image_end(*data) : 0;
-    if (*bytes >= 48 && *bytes <= allocated) return OK;
+    *held = *bytes < allocated ? *bytes : allocated;
+    if (*bytes >= 48) return OK;
     free(*data);
     *data = NULL;
     FAIL(ERR_RUNTIME, "HDF5: cannot finish a file: %s", closed ? "its length is unknown" : reason());
@@ -225,6 +226,19 @@ static Status table(Hdf5Image *image, const char *name, hid_t type, const void *
 
 Status hdf5_image_f32(Hdf5Image *image, const char *name, const float *data, int dims, const int64_t dim[]) {
     return dataset(image, name, H5T_IEEE_F32LE, data, dims, dim);
+}
+
+Status hdf5_image_f32_apart(Hdf5Image *image, const char *name, int64_t count, int64_t *offset) {
+    hsize_t size = (hsize_t)count;
+    hid_t space = H5Screate_simple(1, &size, NULL), create = contiguous();
+    hid_t id = H5Dcreate2(image->file, name, H5T_IEEE_F32LE, space, H5P_DEFAULT, create, H5P_DEFAULT);
+    haddr_t address = id >= 0 && count ? H5Dget_offset(id) : 0;
+    int good = id >= 0 && H5Dclose(id) >= 0 && address != HADDR_UNDEF;
+    H5Pclose(create);
+    H5Sclose(space);
+    if (!good) FAIL(ERR_RUNTIME, "HDF5: cannot make room for dataset %s: %s", name, reason());
+    *offset = (int64_t)address;
+    return OK;
 }
 
 Status hdf5_image_i64(Hdf5Image *image, const char *name, const int64_t *data, int64_t rows,

@@ -49,15 +49,14 @@ static int mutate_until_ready(Case *c, CheckpointWriter *writer, int64_t step) {
         harness_fill(c->shards, step + 100 + steps);
         checkpoint_writer_news(writer, news);
         group_max_i64(world(c), news, 2);
-        if (checkpoint_writer_ready(writer, news)) return steps;
+        if (checkpoint_writer_advance(writer, news)) return steps;
     }
 }
 
 static void save_beside(Case *c, CheckpointWriter *writer, int64_t step, bool poll) {
     CheckpointReport report;
     harness_fill(c->shards, step);
-    Status status = checkpoint_writer_begin(writer, &c->state, c->record, c->run, step);
-    CHECK(status == OK, "%s", status_text());
+    checkpoint_writer_begin(writer, &c->state, c->record, c->run, step);
     CHECK(checkpoint_writer_busy(writer), "idle");
     if (poll)
         mutate_until_ready(c, writer, step);
@@ -145,7 +144,7 @@ static void one_writer_fails(const char *run) {
     signal(SIGXFSZ, SIG_IGN);
     CHECK(checkpoint_save(&c.state, c.record, run, 90, &options, &report) == OK, "%s", status_text());
     if (c.layout.rank == c.layout.world - 1) setrlimit(RLIMIT_FSIZE, &small);
-    CHECK(checkpoint_writer_begin(writer, &c.state, c.record, run, 91) == OK, "%s", status_text());
+    checkpoint_writer_begin(writer, &c.state, c.record, run, 91);
     mutate_until_ready(&c, writer, 91);
     Status status = checkpoint_writer_finish(writer, &report);
     setrlimit(RLIMIT_FSIZE, &before);
@@ -165,7 +164,7 @@ static void one_writer_fails(const char *run) {
     case_close(&c);
 }
 
-// Folder that cannot be made: told at the begin by all ranks, and nothing is in flight.
+// A folder that cannot be made: told by all ranks, and nothing is in flight.
 static void no_folder(const char *run) {
     Case c;
     char file[256];
@@ -173,7 +172,9 @@ static void no_folder(const char *run) {
     CheckpointOptions options = {.part_bytes = 0};
     CheckpointWriter *writer = checkpoint_writer_create(&c.state, &options);
     snprintf(file, sizeof file, "%s/ckpt/step-000000092/MANIFEST.json", run);
-    CHECK(checkpoint_writer_begin(writer, &c.state, c.record, file, 93) == ERR_RUNTIME, "begun");
+    CheckpointReport report;
+    checkpoint_writer_begin(writer, &c.state, c.record, file, 93);
+    CHECK(checkpoint_writer_finish(writer, &report) == ERR_RUNTIME, "a folder below a file");
     CHECK(strstr(status_text(), "step 93 was not written"), "%s", status_text());
     CHECK(!checkpoint_writer_busy(writer), "busy");
     checkpoint_writer_destroy(writer);

@@ -23,7 +23,7 @@ static float *weights(int64_t count) {
 static size_t write_file(const float *values, int64_t count, int zlib) {
     Hdf5Image *image;
     void *data;
-    size_t bytes;
+    size_t held, bytes;
     unlink(path);
     assert_int_equal(hdf5_image_create(&image, count * 4), OK);
     assert_int_equal(hdf5_image_attribute_text(image, "format", "test"), OK);
@@ -38,7 +38,8 @@ static size_t write_file(const float *values, int64_t count, int zlib) {
     assert_int_equal(hdf5_image_names(image, "/names", "one\0two\0", 2, 4), OK);
     int64_t offset;
     assert_int_equal(hdf5_image_offset(image, "/state/master", &offset), OK);
-    assert_int_equal(hdf5_image_finish(image, &data, &bytes), OK);
+    assert_int_equal(hdf5_image_finish(image, &data, &held, &bytes), OK);
+    assert_int_equal(held, bytes);
     if (!zlib && count) assert_memory_equal((char *)data + offset, values, (size_t)count * 4);
     assert_int_equal(file_write_durable(path, data, bytes), OK);
     free(data);
@@ -79,6 +80,32 @@ static void contiguous(void **state) {
     unlink(path);
 }
 
+// The values go from their own place into the file; the image has the rest, and stays small.
+static void apart(void **state) {
+    (void)state;
+    for (size_t i = 0; i < sizeof counts / sizeof *counts; i++) {
+        float *values = weights(counts[i]);
+        Hdf5Image *image;
+        void *data;
+        size_t held, bytes;
+        int64_t offset;
+        unlink(path);
+        assert_int_equal(hdf5_image_create(&image, 4096), OK);
+        assert_int_equal(hdf5_image_group(image, "/state"), OK);
+        assert_int_equal(hdf5_image_i64(image, "/numbers", (int64_t[]){1, 2, 3, 4}, 2, 2), OK);
+        assert_int_equal(hdf5_image_f32_apart(image, "/state/master", counts[i], &offset), OK);
+        assert_int_equal(hdf5_image_finish(image, &data, &held, &bytes), OK);
+        assert_in_range(held, 48, 1 << 20);
+        FilePiece piece[] = {{data, 0, held < (size_t)offset ? held : (size_t)offset},
+                             {values, offset, (size_t)counts[i] * 4}};
+        assert_int_equal(file_write_pieces_durable(path, piece, 2, (int64_t)bytes), OK);
+        free(data);
+        assert_reads(values, counts[i]);
+        free(values);
+    }
+    unlink(path);
+}
+
 // The library's own filters undo what we compress by hand.
 static void compressed(void **state) {
     (void)state;
@@ -109,6 +136,7 @@ static void not_a_file(void **state) {
 int main(void) {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(contiguous),
+        cmocka_unit_test(apart),
         cmocka_unit_test(compressed),
         cmocka_unit_test(not_a_file),
     };

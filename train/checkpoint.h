@@ -27,7 +27,7 @@ typedef struct {
 enum { CHECKPOINT_DIGEST_BYTES = 32 };
 typedef struct {
     int64_t step;
-    double seconds, gather_seconds;
+    double seconds;       // until it was durable
     double stall_seconds; // training stood still: copy, checksums, agreement, commit
     double copy_seconds,
         write_seconds;        // of that the copy with its checksums; making files durable: slowest rank's
@@ -38,7 +38,8 @@ typedef struct {
 typedef struct {
     bool zlib;
     bool permanent;     // the first at or after a stage switch: retention never removes it
-    int64_t part_bytes; // largest file, about; 0 = 1 GiB; a save needs twice this of memory
+    int64_t part_bytes; // largest file, about, and the memory that a save needs; 0 = 1 GiB; with zlib
+                        // twice this of memory
     int64_t host_bytes; // most memory that a save may take on a rank; 0: no limit
 } CheckpointOptions;
 
@@ -51,25 +52,28 @@ Status checkpoint_save(const CheckpointState *state, json_t *record, const char 
 // ---- the same, beside the training: every rank's part of the state is copied to staging memory, which lives
 // as long as the run, and a thread writes it.
 
-// Bytes of a rank for staging and one file's image; 0 where that is more than options->host_bytes on any
-// rank: then only checkpoint_save is possible, which streams. Collective; the same on every rank.
+// Bytes of a rank for staging and, with zlib, one file's image; 0 where that is more than options->host_bytes
+// on any rank: then only checkpoint_save is possible, which streams. Collective; the same on every rank.
 int64_t checkpoint_staging_bytes(const CheckpointState *state, const CheckpointOptions *options);
 // The same for one rank that owns so many elements of the weights.
 int64_t checkpoint_plan_bytes(int64_t owned, const CheckpointOptions *options);
 typedef struct CheckpointWriter CheckpointWriter;
+// Collective, like all of these but news and busy.
 CheckpointWriter *checkpoint_writer_create(const CheckpointState *state, const CheckpointOptions *options);
 void checkpoint_writer_destroy(CheckpointWriter *writer); // no save may be in flight
 // Copies and begins to write; the state may change as soon as this returns. What state, its params and mesh
 // point to stays until the finish. No other save may be in flight, nor a load: HDF5 belongs to the thread
-// now. Collective; same status on every rank.
-Status checkpoint_writer_begin(CheckpointWriter *writer, const CheckpointState *state, json_t *record,
-                               const char *run_dir, int64_t step);
+// now.
+void checkpoint_writer_begin(CheckpointWriter *writer, const CheckpointState *state, json_t *record,
+                             const char *run_dir, int64_t step);
 bool checkpoint_writer_busy(const CheckpointWriter *writer); // between begin and finish
-// news[0]: this rank is still writing, news[1]: it has failed. All ranks' maxima go to
-// checkpoint_writer_ready: true when checkpoint_writer_finish would not wait.
+// news[0]: a thread of this rank is at work, news[1]: it has failed. All ranks' maxima go to
+// checkpoint_writer_advance, which has the checkpoint committed once all have written: true when
+// checkpoint_writer_finish would not wait.
 void checkpoint_writer_news(CheckpointWriter *writer, int64_t news[2]);
-bool checkpoint_writer_ready(CheckpointWriter *writer, const int64_t most[2]);
-// Waits for the thread; then commits like checkpoint_save. Collective.
+bool checkpoint_writer_advance(CheckpointWriter *writer, const int64_t most[2]);
+// Waits for what is left to do. The same status on every rank; on failure nothing is left behind, as in
+// checkpoint_save.
 Status checkpoint_writer_finish(CheckpointWriter *writer, CheckpointReport *report);
 
 // Fills held master, m, v and the buffers, after checking every byte that it uses. weights_only: masters

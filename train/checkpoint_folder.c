@@ -120,13 +120,12 @@ Status checkpoint_find(const char *run_dir, int64_t at_most, int64_t *step, char
 
 // ---- appearing
 
-Status folder_prepare(const char *run_dir, int64_t step, char *tmp, size_t size) {
-    char folder[FILE_PATH_BYTES];
-    snprintf(folder, sizeof folder, "%s/ckpt", run_dir);
-    int length = snprintf(tmp, size, "%s/.tmp-step-%09lld.%lx-%lx", folder, (long long)step, (long)getpid(),
-                          (long)time(NULL));
-    if (length < 0 || (size_t)length >= size) FAIL(ERR_CONFIG, "%.80s…: the path is too long", run_dir);
-    TRY(file_remove_tree(tmp));
+void folder_tmp_path(const char *run_dir, int64_t step, uint64_t token, char *path, size_t size) {
+    snprintf(path, size, "%s/ckpt/.tmp-step-%09lld.%llx", run_dir, (long long)step,
+             (unsigned long long)token);
+}
+
+Status folder_prepare(const char *run_dir, const char *tmp) {
     TRY(file_make_folders(tmp));
     return file_sync_folder(run_dir);
 }

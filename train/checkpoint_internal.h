@@ -118,6 +118,10 @@ typedef struct {
 Status part_write(const Part *part, const PartPlace *place, json_t **description, int64_t *bytes);
 
 // ---- one save (checkpoint_save.c)
+typedef struct { // what all ranks wrote, on rank 0; elsewhere nothing
+    json_t *tensors, *files;
+    bool malformed;
+} Gathered;
 typedef struct {
     CheckpointState state; // what it points to is borrowed
     CheckpointOptions options;
@@ -126,8 +130,11 @@ typedef struct {
     Group *world;
     char tmp[FILE_PATH_BYTES];
     json_t *record, *files; // files: what this rank wrote
+    Gathered all;
     int64_t bytes, raw_bytes;
     double begun, copy_seconds, write_seconds, stall_seconds;
+    double durable; // when it was committed, on rank 0
+    char digest[CHECKPOINT_DIGEST_BYTES];
 } Save;
 typedef struct { // a walk over the owned slices that stops where a part is full
     int slice;
@@ -135,16 +142,20 @@ typedef struct { // a walk over the owned slices that stops where a part is full
 } SaveCursor;
 int64_t save_owned_elements(const CheckpointState *state);
 int64_t save_part_elements(int64_t owned, const CheckpointOptions *options); // of a part
+// A number that makes the names of temporary folders this job's own. Collective.
+uint64_t save_token(Group *world);
 Save save_create(const CheckpointState *state, json_t *record, const char *run_dir, int64_t step,
-                 const CheckpointOptions *options);
+                 const CheckpointOptions *options, uint64_t token);
 void save_free(Save *save);
-Status save_begin(Save *save); // makes the folder. Collective
 void save_take_part(const Save *save, SaveCursor *at, Part *part);
-// Makes the part durable; calls no MPI and may run on a thread of its own.
+// These three call no MPI and may run on a thread of their own: making the folder, which every rank does for
+// itself; making a part durable; on rank 0, after save_gather, manifest and name.
+Status save_make_folder(const Save *save);
 Status save_write_part(Save *save, const Part *part, int number);
-// After this rank's parts: agreement, manifest, name, retention. Collective; on failure nothing is left.
-Status save_finish(Save *save, Status written, CheckpointReport *report);
-Status save_failed(Save *save, Status status); // removes the folder, says why; returns status
+Status save_commit(Save *save);
+void save_gather(Save *save); // to rank 0: what each rank wrote. Collective
+// After save_commit, or instead of it: agreement and report; on failure nothing is left. Collective.
+Status save_finish(Save *save, Status status, CheckpointReport *report);
 
 // ---- reading from one data file (checkpoint_file.c). Everything handed out has been checked first.
 typedef struct {
@@ -173,8 +184,9 @@ typedef struct {
 Status folder_steps(const char *run_dir,
                     StepList *out); // of the folders RUN/ckpt/step-*, ascending; owned by the caller
 void folder_step_path(const char *run_dir, int64_t step, char *path, size_t size);
-Status folder_prepare(const char *run_dir, int64_t step, char *tmp,
-                      size_t size); // makes an empty RUN/ckpt/.tmp-step-…
+// RUN/ckpt/.tmp-step-…, of one save of one job; every rank that writes into it makes it.
+void folder_tmp_path(const char *run_dir, int64_t step, uint64_t token, char *path, size_t size);
+Status folder_prepare(const char *run_dir, const char *tmp);
 // Writes the manifest into tmp, makes all durable, gives the folder its name and removes what stood there. On
 // failure tmp is still there.
 Status folder_commit(const char *tmp, const char *dir, const char *manifest, size_t bytes);

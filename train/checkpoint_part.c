@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 // One data file of a checkpoint: a snapshot of some of the state, then its HDF5 file.
 #include "core/crc32c.h"
+#include "core/file.h"
 #include "train/checkpoint_internal.h"
 #include <stdlib.h>
 #include <string.h>
@@ -8,7 +9,8 @@
 Part part_create(int states, int64_t capacity) {
     Part part = {.states = states, .capacity = capacity};
     for (int k = 0; k < states; k++) {
-        part.state[k] = malloc((size_t)(capacity + 1) * sizeof(float));
+        size_t bytes = (size_t)capacity * sizeof(float) / FILE_ALIGNMENT * FILE_ALIGNMENT + FILE_ALIGNMENT;
+        part.state[k] = aligned_alloc(FILE_ALIGNMENT, bytes);
         REQUIRE(part.state[k], "out of memory: %ld bytes for a checkpoint's snapshot", (long)(capacity * 4));
     }
     return part;
@@ -96,17 +98,15 @@ static Status write_segments(const Part *part, Hdf5Image *image) {
     return status;
 }
 
-static Status write_state(const Part *part, const PartPlace *place, Hdf5Image *image, json_t *offsets) {
+// Compressed values lie in the image; plain ones stay where they are and are written from there.
+static Status write_state(const Part *part, const PartPlace *place, Hdf5Image *image, int64_t offset[]) {
     for (int k = 0; k < part->states; k++) {
         const char *name = checkpoint_state_dataset((StateKind)k);
-        int64_t offset = -1;
+        offset[k] = -1;
         if (place->zlib)
             TRY(hdf5_image_f32_zlib(image, name, part->state[k], part->elements));
-        else {
-            TRY(hdf5_image_f32(image, name, part->state[k], 1, &part->elements));
-            TRY(hdf5_image_offset(image, name, &offset));
-        }
-        json_array_append_new(offsets, json_integer(offset));
+        else
+            TRY(hdf5_image_f32_apart(image, name, part->elements, &offset[k]));
     }
     return OK;
 }
@@ -132,17 +132,15 @@ static Status write_buffers(const Part *part, Hdf5Image *image, json_t *list) {
     return OK;
 }
 
-static Status fill_image(const Part *part, const PartPlace *place, Hdf5Image *image, json_t *description) {
-    json_t *offsets = json_array(), *buffers = json_array();
-    json_object_set_new(description, "offsets", offsets);
-    json_object_set_new(description, "buffers", buffers);
+static Status fill_image(const Part *part, const PartPlace *place, Hdf5Image *image, json_t *buffers,
+                         int64_t offset[]) {
     TRY(write_attributes(part, place, image));
     TRY(hdf5_image_group(image, "/segments"));
     TRY(write_segments(part, image));
-    TRY(hdf5_image_group(image, "/state"));
-    TRY(write_state(part, place, image, offsets));
     TRY(hdf5_image_group(image, "/buffers"));
-    return write_buffers(part, image, buffers);
+    TRY(write_buffers(part, image, buffers));
+    TRY(hdf5_image_group(image, "/state"));
+    return write_state(part, place, image, offset);
 }
 
 static json_t *describe_segments(const Part *part) {
@@ -157,25 +155,80 @@ static json_t *describe_segments(const Part *part) {
     return list;
 }
 
+// The file: the image, with the states that are not in it where they belong.
+typedef struct {
+    const char *image;
+    size_t held;   // bytes of it; zeros follow
+    int64_t bytes; // of the file
+    FilePiece piece[2 * STATE_KINDS + 1];
+    int pieces;
+    uint32_t crc;
+} PartFile;
+
+static void add_image(PartFile *file, int64_t from, int64_t to) {
+    static const char zeros[FILE_ALIGNMENT];
+    int64_t held = to < (int64_t)file->held ? to : (int64_t)file->held;
+    if (from < held) {
+        FilePiece p = {.data = file->image + from, .offset = from, .bytes = (size_t)(held - from)};
+        file->crc = crc32c(file->crc, p.data, p.bytes);
+        file->piece[file->pieces++] = p;
+        from = held;
+    }
+    for (int64_t left = to - from, some; left > 0; left -= some) {
+        some = left < FILE_ALIGNMENT ? left : FILE_ALIGNMENT;
+        file->crc = crc32c(file->crc, zeros, (size_t)some);
+    }
+}
+
+// Its segments lie one behind the other, and their checksums were made with the copy.
+static void add_state(PartFile *file, const Part *part, int kind, int64_t offset) {
+    file->piece[file->pieces++] = (FilePiece){
+        .data = part->state[kind], .offset = offset, .bytes = (size_t)part->elements * sizeof(float)};
+    for (int i = 0; i < part->segments; i++) {
+        const PartSegment *s = &part->segment[i];
+        file->crc = crc32c_join(file->crc, s->crc[kind], s->count * (int64_t)sizeof(float));
+    }
+}
+
+static void lay_out(PartFile *file, const Part *part, const int64_t offset[]) {
+    int64_t done = 0;
+    for (int left = part->elements ? part->states : 0; left > 0; left--) {
+        int next = -1;
+        for (int k = 0; k < part->states; k++)
+            if (offset[k] >= done && (next < 0 || offset[k] < offset[next])) next = k;
+        if (next < 0) break; // compressed: all in the image
+        add_image(file, done, offset[next]);
+        add_state(file, part, next, offset[next]);
+        done = offset[next] + part->elements * (int64_t)sizeof(float);
+    }
+    add_image(file, done, file->bytes);
+}
+
 static Status write_part(const Part *part, const PartPlace *place, json_t *description, int64_t *bytes) {
     Hdf5Image *image;
     void *data = NULL;
-    size_t size = 0;
-    int64_t expected = part->elements * part->states * 4 + (int64_t)part->segments * 256 + (1 << 16);
-    TRY(hdf5_image_create(&image, expected));
-    Status status = fill_image(part, place, image, description);
+    size_t held = 0, size = 0;
+    int64_t offset[STATE_KINDS], tables = (int64_t)part->segments * 256 + (1 << 16);
+    json_t *buffers = json_array(), *offsets = json_array();
+    json_object_set_new(description, "buffers", buffers);
+    json_object_set_new(description, "offsets", offsets);
+    TRY(hdf5_image_create(&image, place->zlib ? tables + part->elements * part->states * 4 : tables));
+    Status status = fill_image(part, place, image, buffers, offset);
     if (status == OK)
-        status = hdf5_image_finish(image, &data, &size);
+        status = hdf5_image_finish(image, &data, &held, &size);
     else
         hdf5_image_abandon(image);
     TRY(status);
     char path[FILE_PATH_BYTES];
     snprintf(path, sizeof path, "%s/%s", place->dir, place->file);
+    PartFile file = {.image = data, .held = held, .bytes = (int64_t)size};
+    lay_out(&file, part, offset);
+    for (int k = 0; k < part->states; k++) json_array_append_new(offsets, json_integer(offset[k]));
     json_object_set_new(description, "bytes", json_integer((json_int_t)size));
-    json_object_set_new(description, "crc32c", json_sprintf("%08x", crc32c(0, data, size)));
-    status = file_write_durable(path, data, size);
+    json_object_set_new(description, "crc32c", json_sprintf("%08x", file.crc));
+    status = file_write_pieces_durable(path, file.piece, file.pieces, file.bytes);
     free(data);
-    *bytes = (int64_t)size;
+    *bytes = file.bytes;
     return status;
 }
 

@@ -8,8 +8,9 @@
 #include "train/checkpoint_internal.h"
 #include <stdlib.h>
 #include <string.h>
+#include <time.h>
+#include <unistd.h>
 
-// Half of it is the snapshot and half the file's image, so a save needs twice this of memory.
 static const int64_t default_part_bytes = (int64_t)1 << 30;
 
 int64_t save_owned_elements(const CheckpointState *state) {
@@ -20,7 +21,8 @@ int64_t save_owned_elements(const CheckpointState *state) {
 
 int64_t save_part_elements(int64_t owned, const CheckpointOptions *options) {
     int64_t bytes = options->part_bytes > 0 ? options->part_bytes : default_part_bytes;
-    if (options->host_bytes > 0 && bytes > options->host_bytes / 2) bytes = options->host_bytes / 2;
+    int64_t most = options->zlib ? options->host_bytes / 2 : options->host_bytes; // or the image beside it
+    if (most > 0 && bytes > most) bytes = most;
     int64_t capacity = bytes / (4 * STATE_KINDS);
     if (capacity > owned) capacity = owned;
     return capacity > 0 ? capacity : 1;
@@ -77,6 +79,7 @@ Status save_write_part(Save *save, const Part *part, int number) {
 }
 
 static Status write_parts(Save *save) {
+    TRY(save_make_folder(save));
     int64_t capacity = save_part_elements(save_owned_elements(&save->state), &save->options);
     Part part = part_create(STATE_KINDS, capacity);
     SaveCursor at = {0};
@@ -91,11 +94,6 @@ static Status write_parts(Save *save) {
 }
 
 // ---- the manifest, on rank 0
-
-typedef struct {
-    json_t *tensors, *files;
-    bool malformed;
-} Gathered;
 
 static void take_description(void *context, int rank, const void *data, size_t bytes) {
     (void)rank;
@@ -123,55 +121,49 @@ static json_t *describe_tensors(const Save *save) {
     return list;
 }
 
-static void gather(const Save *save, Gathered *all) {
+void save_gather(Save *save) {
     json_t *message = json_pack("{s:o, s:O}", "tensors", describe_tensors(save), "files", save->files);
     char *text = message ? json_dumps(message, JSON_COMPACT) : NULL;
     REQUIRE(text, "out of memory: description of %zu files", json_array_size(save->files));
-    group_gather_each(save->world, 0, text, strlen(text), take_description, all);
+    save->all = (Gathered){.tensors = json_array(), .files = json_array()};
+    group_gather_each(save->world, 0, text, strlen(text), take_description, &save->all);
     free(text);
     json_decref(message);
 }
 
-static Status commit(const Save *save, const Gathered *all, char *digest) {
-    if (all->malformed) FAIL(ERR_RUNTIME, "checkpoint: a rank's description of its files is malformed");
+Status save_commit(Save *save) {
+    if (save->all.malformed) FAIL(ERR_RUNTIME, "checkpoint: a rank's description of its files is malformed");
     ManifestContent content = {.step = save->step,
                                .permanent = save->options.permanent,
                                .zlib = save->options.zlib,
                                .states = STATE_KINDS,
                                .record = save->record,
-                               .tensors = all->tensors,
-                               .files = all->files,
-                               .digest = digest};
+                               .tensors = save->all.tensors,
+                               .files = save->all.files,
+                               .digest = save->digest};
     char dir[FILE_PATH_BYTES], *text;
     size_t bytes;
     TRY(manifest_text(&content, &text, &bytes));
     folder_step_path(save->run_dir, save->step, dir, sizeof dir);
     Status status = folder_commit(save->tmp, dir, text, bytes);
     free(text);
+    save->durable = clock_seconds();
     return status;
 }
 
-static Status gather_and_commit(Save *save, CheckpointReport *report) {
-    double begun = clock_seconds();
-    Gathered all = {.tensors = json_array(), .files = json_array()};
-    gather(save, &all);
-    report->gather_seconds = clock_seconds() - begun;
-    Status status = group_rank(save->world) == 0 ? commit(save, &all, report->digest) : OK;
-    json_decref(all.tensors);
-    json_decref(all.files);
-    return group_agree(save->world, status);
+// ---- one save
+
+uint64_t save_token(Group *world) {
+    uint64_t token = (uint64_t)time(NULL) << 32 | (uint64_t)(getpid() & 0xffff) << 16;
+    group_broadcast(world, 0, &token, sizeof token);
+    return token;
 }
 
-Status save_begin(Save *save) {
-    Status status = group_rank(save->world) == 0
-                        ? folder_prepare(save->run_dir, save->step, save->tmp, sizeof save->tmp)
-                        : OK;
-    TRY(group_agree(save->world, status));
-    group_broadcast(save->world, 0, save->tmp, sizeof save->tmp);
-    return OK;
+Status save_make_folder(const Save *save) {
+    return folder_prepare(save->run_dir, save->tmp);
 }
 
-Status save_failed(Save *save, Status status) {
+static Status fail(Save *save, Status status) {
     char reason[1024];
     snprintf(reason, sizeof reason, "%s", status_text());
     if (group_rank(save->world) == 0 && folder_clear(save->run_dir) != OK)
@@ -182,31 +174,32 @@ Status save_failed(Save *save, Status status) {
 
 static void report_sizes(const Save *save, CheckpointReport *report) {
     int64_t totals[2] = {save->bytes, save->raw_bytes};
-    double slowest[2] = {save->copy_seconds, save->write_seconds};
+    double durable = group_rank(save->world) == 0 ? save->durable - save->begun : 0;
+    double slowest[4] = {save->copy_seconds, save->write_seconds, save->stall_seconds, durable};
     group_sum_i64(save->world, totals, 2);
-    group_max_f64(save->world, slowest, 2);
+    group_max_f64(save->world, slowest, 4);
     report->step = save->step;
     report->bytes = totals[0];
     report->raw_bytes = totals[1];
     report->copy_seconds = slowest[0];
     report->write_seconds = slowest[1];
+    report->stall_seconds = slowest[2];
+    report->seconds = slowest[3];
+    memcpy(report->digest, save->digest, sizeof report->digest);
 }
 
-Status save_finish(Save *save, Status written, CheckpointReport *report) {
+Status save_finish(Save *save, Status status, CheckpointReport *report) {
     double begun = clock_seconds();
     *report = (CheckpointReport){0};
-    Status status = group_agree(save->world, written);
-    if (status == OK) status = gather_and_commit(save, report);
-    if (status != OK) return save_failed(save, status);
+    status = group_agree(save->world, status);
+    if (status != OK) return fail(save, status);
+    save->stall_seconds += clock_seconds() - begun;
     report_sizes(save, report);
-    double now = clock_seconds();
-    report->stall_seconds = save->stall_seconds + now - begun;
-    report->seconds = now - save->begun;
     return OK;
 }
 
 Save save_create(const CheckpointState *state, json_t *record, const char *run_dir, int64_t step,
-                 const CheckpointOptions *options) {
+                 const CheckpointOptions *options, uint64_t token) {
     Save save = {.state = *state,
                  .options = *options,
                  .run_dir = strdup(run_dir),
@@ -216,6 +209,7 @@ Save save_create(const CheckpointState *state, json_t *record, const char *run_d
                  .files = json_array(),
                  .begun = clock_seconds()};
     REQUIRE(save.run_dir && save.files, "out of memory");
+    folder_tmp_path(run_dir, step, token, save.tmp, sizeof save.tmp);
     return save;
 }
 
@@ -223,21 +217,22 @@ void save_free(Save *save) {
     free(save->run_dir);
     json_decref(save->record);
     json_decref(save->files);
+    json_decref(save->all.tensors);
+    json_decref(save->all.files);
 }
 
 Status checkpoint_save(const CheckpointState *state, json_t *record, const char *run_dir, int64_t step,
                        const CheckpointOptions *options, CheckpointReport *report) {
-    Save save = save_create(state, record, run_dir, step, options);
-    *report = (CheckpointReport){0};
-    Status status = save_begin(&save);
+    uint64_t token = save_token(mesh_group(state->mesh, AXIS_WORLD));
+    Save save = save_create(state, record, run_dir, step, options, token);
+    Status status = group_agree(save.world, write_parts(&save));
+    save.write_seconds = clock_seconds() - save.begun;
     if (status == OK) {
-        double begun = clock_seconds();
-        Status written = write_parts(&save);
-        save.write_seconds = clock_seconds() - begun;
-        save.stall_seconds = clock_seconds() - save.begun;
-        status = save_finish(&save, written, report);
-    } else
-        status = save_failed(&save, status);
+        save_gather(&save);
+        if (group_rank(save.world) == 0) status = save_commit(&save);
+    }
+    save.stall_seconds = clock_seconds() - save.begun;
+    status = save_finish(&save, status, report);
     save_free(&save);
     return status;
 }

@@ -9,13 +9,17 @@
 #include <stdlib.h>
 #include <string.h>
 
-typedef enum { WRITER_IDLE, WRITER_RUNNING, WRITER_DURABLE, WRITER_FAILED } WriterStage;
+// Writing, on all ranks, then committing, on rank 0; each on a thread. Failed: the thread's work, for the
+// reason given.
+typedef enum { WRITER_IDLE, WRITER_BUSY, WRITER_DONE, WRITER_FAILED } WriterStage;
 
 struct CheckpointWriter {
     CheckpointOptions options;
+    uint64_t token;
     Part *part; // the staging memory: all of this rank's state
     int parts;
     Save save; // the thread's while it runs, else the main thread's
+    bool committing;
     pthread_t thread;
     bool started;
     atomic_int stage;
@@ -27,7 +31,8 @@ struct CheckpointWriter {
 // ---- memory
 
 int64_t checkpoint_plan_bytes(int64_t owned, const CheckpointOptions *options) {
-    int64_t bytes = 4 * STATE_KINDS * (owned + save_part_elements(owned, options));
+    int64_t image = options->zlib ? save_part_elements(owned, options) : 0;
+    int64_t bytes = 4 * STATE_KINDS * (owned + image);
     return options->host_bytes > 0 && bytes > options->host_bytes ? 0 : bytes;
 }
 
@@ -42,6 +47,7 @@ CheckpointWriter *checkpoint_writer_create(const CheckpointState *state, const C
     int64_t owned = save_owned_elements(state), capacity = save_part_elements(owned, options);
     REQUIRE(writer, "out of memory");
     writer->options = *options;
+    writer->token = save_token(mesh_group(state->mesh, AXIS_WORLD));
     writer->parts = owned ? (int)((owned + capacity - 1) / capacity) : 1;
     writer->part = calloc((size_t)writer->parts, sizeof *writer->part);
     REQUIRE(writer->part, "out of memory: %d parts", writer->parts);
@@ -65,20 +71,44 @@ void checkpoint_writer_destroy(CheckpointWriter *writer) {
 
 // ---- the thread
 
+static void end(CheckpointWriter *writer, Status status) {
+    writer->status = status;
+    if (status != OK) snprintf(writer->reason, sizeof writer->reason, "%s", status_text());
+    atomic_store(&writer->stage, status == OK ? WRITER_DONE : WRITER_FAILED);
+}
+
 static void *write_parts(void *context) {
     CheckpointWriter *writer = context;
     double begun = clock_seconds();
-    Status status = OK;
+    Status status = save_make_folder(&writer->save);
     for (int i = 0; status == OK && i < writer->parts && !atomic_load(&writer->cancel); i++)
         status = save_write_part(&writer->save, &writer->part[i], i);
     writer->save.write_seconds = clock_seconds() - begun;
-    writer->status = status;
-    if (status != OK) snprintf(writer->reason, sizeof writer->reason, "%s", status_text());
-    atomic_store(&writer->stage, status == OK ? WRITER_DURABLE : WRITER_FAILED);
+    end(writer, status);
+    return NULL;
+}
+
+static void *commit(void *context) {
+    CheckpointWriter *writer = context;
+    end(writer, save_commit(&writer->save));
     return NULL;
 }
 
 // ---- the main thread
+
+static void start(CheckpointWriter *writer, void *(*work)(void *)) {
+    atomic_store(&writer->stage, WRITER_BUSY);
+    int failed = background_start(&writer->thread, work, writer);
+    writer->started = !failed;
+    if (failed)
+        end(writer,
+            status_fail(ERR_RUNTIME, __FILE__, __LINE__, "cannot start a thread: %s", strerror(failed)));
+}
+
+static void join(CheckpointWriter *writer) {
+    if (writer->started) pthread_join(writer->thread, NULL);
+    writer->started = false;
+}
 
 static void take_state(CheckpointWriter *writer) {
     Save *save = &writer->save;
@@ -93,30 +123,16 @@ static void take_state(CheckpointWriter *writer) {
     save->copy_seconds = clock_seconds() - begun;
 }
 
-Status checkpoint_writer_begin(CheckpointWriter *writer, const CheckpointState *state, json_t *record,
-                               const char *run_dir, int64_t step) {
+void checkpoint_writer_begin(CheckpointWriter *writer, const CheckpointState *state, json_t *record,
+                             const char *run_dir, int64_t step) {
     REQUIRE(!checkpoint_writer_busy(writer), "a save is in flight");
     Save *save = &writer->save;
-    *save = save_create(state, record, run_dir, step, &writer->options);
-    Status status = save_begin(save);
-    if (status != OK) {
-        status = save_failed(save, status);
-        save_free(save);
-        return status;
-    }
+    *save = save_create(state, record, run_dir, step, &writer->options, writer->token++);
     take_state(writer);
-    writer->status = OK;
+    writer->committing = false;
     atomic_store(&writer->cancel, false);
-    atomic_store(&writer->stage, WRITER_RUNNING);
-    int failed = background_start(&writer->thread, write_parts, writer);
-    writer->started = !failed;
-    if (failed) { // told at the finish, by all ranks
-        writer->status = ERR_RUNTIME;
-        snprintf(writer->reason, sizeof writer->reason, "cannot start a thread: %s", strerror(failed));
-        atomic_store(&writer->stage, WRITER_FAILED);
-    }
+    start(writer, write_parts);
     save->stall_seconds = clock_seconds() - save->begun;
-    return OK;
 }
 
 bool checkpoint_writer_busy(const CheckpointWriter *writer) {
@@ -125,25 +141,45 @@ bool checkpoint_writer_busy(const CheckpointWriter *writer) {
 
 void checkpoint_writer_news(CheckpointWriter *writer, int64_t news[2]) {
     int stage = writer ? atomic_load(&writer->stage) : WRITER_IDLE;
-    news[0] = stage == WRITER_RUNNING;
+    news[0] = stage == WRITER_BUSY;
     news[1] = stage == WRITER_FAILED;
 }
 
-bool checkpoint_writer_ready(CheckpointWriter *writer, const int64_t most[2]) {
+// All ranks have written.
+static void begin_commit(CheckpointWriter *writer) {
+    double begun = clock_seconds();
+    join(writer);
+    save_gather(&writer->save);
+    writer->committing = true;
+    if (group_rank(writer->save.world) == 0) start(writer, commit);
+    writer->save.stall_seconds += clock_seconds() - begun;
+}
+
+bool checkpoint_writer_advance(CheckpointWriter *writer, const int64_t most[2]) {
     if (!checkpoint_writer_busy(writer)) return false;
     if (most[1]) atomic_store(&writer->cancel, true);
-    return !most[0];
+    if (most[0]) return false;
+    if (writer->committing || most[1]) return true;
+    begin_commit(writer);
+    return false;
 }
 
 Status checkpoint_writer_finish(CheckpointWriter *writer, CheckpointReport *report) {
     REQUIRE(checkpoint_writer_busy(writer), "no save is in flight");
+    Save *save = &writer->save;
     double begun = clock_seconds();
-    if (writer->started) pthread_join(writer->thread, NULL);
-    atomic_store(&writer->stage, WRITER_IDLE);
-    writer->save.stall_seconds += clock_seconds() - begun;
+    join(writer);
     Status status = writer->status;
     if (status != OK) status_fail(status, __FILE__, __LINE__, "%s", writer->reason);
-    status = save_finish(&writer->save, status, report);
-    save_free(&writer->save);
+    if (!writer->committing && (status = group_agree(save->world, status)) == OK) {
+        begin_commit(writer);
+        join(writer);
+        status = writer->status;
+        if (status != OK) status_fail(status, __FILE__, __LINE__, "%s", writer->reason);
+    }
+    atomic_store(&writer->stage, WRITER_IDLE);
+    save->stall_seconds += clock_seconds() - begun;
+    status = save_finish(save, status, report);
+    save_free(save);
     return status;
 }

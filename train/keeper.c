@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "train/keeper.h"
+#include "core/background.h"
 #include "core/log.h"
 #include "train/format.h"
 #include "train/run_dir.h"
@@ -90,23 +91,45 @@ void keeper_committed(Keeper *keeper, const CheckpointReport *report) {
 }
 
 bool keeper_checking(const Keeper *keeper) {
-    return checkpoint_check_busy(keeper->check);
+    return checkpoint_check_busy(keeper->check) || keeper->conclusion.open;
 }
 
 bool keeper_running(const Keeper *keeper) {
-    return checkpoint_check_running(keeper->check);
+    return checkpoint_check_running(keeper->check) || atomic_load(&keeper->conclusion.running);
 }
 
-// On rank 0, where all is whole.
-static void conclude(Keeper *keeper, const CheckpointChecked *checked) {
-    char dir[RUN_PATH_BYTES];
+// ---- the conclusion, where all is whole
+
+static void *conclude(void *context) {
+    Keeper *keeper = context;
+    Conclusion *c = &keeper->conclusion;
     int64_t removed;
-    step_dir(keeper, keeper->step, dir);
-    Status status = checkpoint_set_mark(dir, MARK_VERIFIED);
-    if (status == OK) status = checkpoint_retain(keeper->run_dir, &keeper->rules, &removed);
-    if (status != OK) log_rank0(LOG_WARN, "%s; older checkpoints stay", status_text());
+    c->status = checkpoint_set_mark(c->dir, MARK_VERIFIED);
+    if (c->status == OK) c->status = checkpoint_retain(keeper->run_dir, &keeper->rules, &removed);
+    if (c->status != OK) snprintf(c->reason, sizeof c->reason, "%s", status_text());
+    atomic_store(&c->running, false);
+    return NULL;
+}
+
+static void begin_conclusion(Keeper *keeper, const CheckpointChecked *checked) {
+    Conclusion *c = &keeper->conclusion;
+    c->open = true;
+    c->checked = *checked;
+    if (!is_root(keeper)) return;
+    step_dir(keeper, keeper->step, c->dir);
+    atomic_store(&c->running, true);
+    c->started = background_start(&c->thread, conclude, keeper) == 0;
+    if (!c->started) conclude(keeper);
+}
+
+static void end_conclusion(Keeper *keeper) {
+    Conclusion *c = &keeper->conclusion;
+    c->open = false;
+    if (!is_root(keeper)) return;
+    if (c->started) pthread_join(c->thread, NULL);
+    if (c->status != OK) log_rank0(LOG_WARN, "%s; older checkpoints stay", c->reason);
     record(keeper, "verified", keeper->step,
-           json_pack("{s:f, s:I}", "seconds", checked->seconds, "bytes", (json_int_t)checked->bytes));
+           json_pack("{s:f, s:I}", "seconds", c->checked.seconds, "bytes", (json_int_t)c->checked.bytes));
 }
 
 // On rank 0. Whether it is damaged indeed, and was moved: a rank that cannot read it has found no damage.
@@ -125,13 +148,12 @@ static bool quarantine(Keeper *keeper) {
     return status != OK || entry;
 }
 
-bool keeper_settle(Keeper *keeper, bool cut) {
+static bool end_check(Keeper *keeper, bool cut) {
     CheckpointChecked checked;
-    if (!keeper_checking(keeper)) return true;
     if (cut) checkpoint_check_cancel(keeper->check);
     Status status = checkpoint_check_finish(keeper->check, &checked);
     int64_t lost = 0;
-    if (status == OK && checked.complete && is_root(keeper)) conclude(keeper, &checked);
+    if (status == OK && checked.complete) begin_conclusion(keeper, &checked);
     if (status != OK) {
         if (is_root(keeper)) lost = quarantine(keeper);
         group_max_i64(keeper->world, &lost, 1);
@@ -143,4 +165,16 @@ bool keeper_settle(Keeper *keeper, bool cut) {
     keeper->previous = -1;
     keeper->digest[0] = 0;
     return false;
+}
+
+bool keeper_advance(Keeper *keeper) {
+    if (checkpoint_check_busy(keeper->check)) return end_check(keeper, false);
+    if (keeper->conclusion.open) end_conclusion(keeper);
+    return true;
+}
+
+bool keeper_settle(Keeper *keeper, bool cut) {
+    bool whole = !checkpoint_check_busy(keeper->check) || end_check(keeper, cut);
+    if (keeper->conclusion.open) end_conclusion(keeper);
+    return whole;
 }

@@ -4,6 +4,17 @@
 #pragma once
 #include "train/checkpoint.h"
 #include "train/metrics.h"
+#include <pthread.h>
+#include <stdatomic.h>
+
+typedef struct { // a checkpoint that is whole: its mark, and older ones go. A thread of rank 0
+    pthread_t thread;
+    bool open, started; // open: on all ranks, from the end of the check to the end of this
+    atomic_bool running;
+    char dir[4096], reason[1024];
+    Status status;
+    CheckpointChecked checked;
+} Conclusion;
 
 typedef struct {
     Group *world;
@@ -11,6 +22,7 @@ typedef struct {
     CheckpointRules rules;
     Metrics *metrics;
     CheckpointCheck *check;
+    Conclusion conclusion;
     int64_t start;          // the state that this start began with
     int64_t step, previous; // saved last and before that, and still there; −1: none
     int64_t failures, failures_in_row;
@@ -29,8 +41,10 @@ int64_t keeper_durable(const Keeper *keeper);
 void keeper_failed(Keeper *keeper, int64_t step);
 // A save was committed. Begins to re-read it. No check may be in flight.
 void keeper_committed(Keeper *keeper, const CheckpointReport *report);
-bool keeper_checking(const Keeper *keeper);
-bool keeper_running(const Keeper *keeper); // this rank's part of the check is not done
-// Waits for the check and draws the conclusion: older ones go, or the one that was checked does. cut: what
-// has not been read yet stays unverified. Collective. false: it was damaged, and is not there any more.
+bool keeper_checking(const Keeper *keeper); // from keeper_committed to the conclusion
+bool keeper_running(const Keeper *keeper);  // a thread of this rank is at work on it
+// Goes on where no rank is running: older ones go, beside the training, or the one that was checked does.
+// Collective. false: it was damaged, and is not there any more.
+bool keeper_advance(Keeper *keeper);
+// Waits for all that. cut: what has not been read yet stays unverified. Collective; the same result.
 bool keeper_settle(Keeper *keeper, bool cut);

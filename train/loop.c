@@ -248,16 +248,14 @@ static void finish_or_warn(Loop *loop) {
     note(loop, loop->keeper.trouble);
 }
 
-static Status begin_save(Loop *loop) {
+static void begin_save(Loop *loop) {
     TrainState *s = loop->state;
     CheckpointBuffer bias;
     CheckpointState part = state_checkpoint(s, &bias);
     json_t *record = start_record(s, loop->options->resolved_yaml, loop->options->version);
     loop->saving_step = s->step;
-    Status status =
-        checkpoint_writer_begin(loop->options->writer, &part, record, loop->options->run_dir, s->step);
+    checkpoint_writer_begin(loop->options->writer, &part, record, loop->options->run_dir, s->step);
     json_decref(record);
-    return status;
 }
 
 static Status save(Loop *loop, bool permanent) {
@@ -282,7 +280,7 @@ static Status save(Loop *loop, bool permanent) {
 static void save_or_warn(Loop *loop, bool permanent) {
     if (loop->options->writer && !permanent) {
         finish_or_warn(loop);
-        warn_unless_saved(loop, loop->state->step, begin_save(loop));
+        begin_save(loop);
     } else
         warn_unless_saved(loop, loop->state->step, save(loop, permanent));
 }
@@ -382,10 +380,10 @@ static Status poll(Loop *loop) {
     checkpoint_writer_news(writer, signals->carried);
     signals->carried[0] |= keeper_running(&loop->keeper); // a save and a check are never in flight together
     TRY(signals_poll(signals, loop->trouble));
-    if (checkpoint_writer_ready(writer, signals->carried))
+    if (checkpoint_writer_advance(writer, signals->carried))
         warn_unless_saved(loop, loop->saving_step, finish_save(loop));
     else if (keeper_checking(&loop->keeper) && !signals->carried[0])
-        keeper_settle(&loop->keeper, signals->stop);
+        keeper_advance(&loop->keeper);
     note(loop, loop->keeper.trouble);
     return OK;
 }
