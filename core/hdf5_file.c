@@ -309,7 +309,7 @@ static int write_chunks(hid_t id, const float *data, int64_t count, int64_t chun
 
 Status hdf5_image_f32_zlib(Hdf5Image *image, const char *name, const float *data, int64_t count) {
     if (count == 0) return hdf5_image_f32(image, name, data, 1, &count);
-    int64_t chunk = count < CHUNK ? count : CHUNK;
+    int64_t chunks = (count + CHUNK - 1) / CHUNK, chunk = (count + chunks - 1) / chunks; // hardly any padding
     hsize_t size = (hsize_t)count, chunk_size = (hsize_t)chunk;
     hid_t space = H5Screate_simple(1, &size, NULL), create = H5Pcreate(H5P_DATASET_CREATE);
     int good = H5Pset_chunk(create, 1, &chunk_size) >= 0 && H5Pset_shuffle(create) >= 0 &&
