@@ -46,6 +46,12 @@ int64_t corpus_tokens(const Corpus *corpus) {
     return corpus->first[corpus->shards];
 }
 
+int corpus_unchecked_shards(const Corpus *corpus) {
+    int count = 0;
+    for (int i = 0; i < corpus->shards; i++) count += !shard_has_sums(corpus->shard[i]);
+    return count;
+}
+
 uint64_t corpus_identity(const Corpus *corpus) {
     uint64_t hash = (uint64_t)corpus->shards;
     for (int i = 0; i < corpus->shards; i++) hash = hash_mix(hash, shard_identity(corpus->shard[i]));

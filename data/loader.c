@@ -195,6 +195,14 @@ int loader_stages(const Loader *loader) {
 int loader_sources(const Loader *loader) {
     return loader->sources;
 }
+int loader_unchecked_shards(const Loader *loader) {
+    int count = 0;
+    for (int s = 0; s < loader->sources; s++) {
+        count += corpus_unchecked_shards(loader->source[s].corpus);
+        if (loader->source[s].valid) count += corpus_unchecked_shards(loader->source[s].valid);
+    }
+    return count;
+}
 int64_t loader_seq_len(const Loader *loader) {
     return loader->seq_len;
 }

@@ -45,6 +45,8 @@ Status loader_plan_check(const Loader *loader, const char *plan_json, int64_t sa
 
 int loader_stages(const Loader *loader);
 int loader_sources(const Loader *loader);
+int loader_unchecked_shards(
+    const Loader *loader); // shards without checksums: damage of their tokens is not seen
 int64_t loader_seq_len(const Loader *loader);
 const char *loader_source_name(const Loader *loader, int source); // borrowed
 // Adds up the formula: count[stages][sources] of samples 0 … samples − 1.

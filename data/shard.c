@@ -1,8 +1,10 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "data/shard.h"
 #include "core/rng.h"
+#include "data/shard_sums.h"
 #include <errno.h>
 #include <fcntl.h>
+#include <limits.h>
 #include <stdbool.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -26,7 +28,7 @@ typedef struct {
 
 struct Shard {
     char *prefix;
-    Map bin, idx;
+    Map bin, idx, crc; // crc: no data where there is none
     TokenType type;
     int64_t tokens, sequences, documents;
     const char *length, *offset, *first; // unaligned arrays in idx
@@ -225,6 +227,28 @@ static char *prefix_of(const char *name) {
     return prefix;
 }
 
+static ShardFiles files_of(const Shard *shard) {
+    return (ShardFiles){.crc_path = shard->crc.path,
+                        .crc = shard->crc.data,
+                        .crc_bytes = shard->crc.bytes,
+                        .bin_path = shard->bin.path,
+                        .bin = shard->bin.data,
+                        .bin_bytes = shard->bin.bytes,
+                        .idx_path = shard->idx.path,
+                        .idx = shard->idx.data,
+                        .idx_bytes = shard->idx.bytes};
+}
+
+// Shards of other programs have none.
+static Status open_sums(Shard *shard) {
+    char path[PATH_MAX];
+    snprintf(path, sizeof path, "%s.crc", shard->prefix);
+    if (access(path, F_OK) != 0 && errno == ENOENT) return OK;
+    TRY(map_open(&shard->crc, shard->prefix, ".crc"));
+    ShardFiles files = files_of(shard);
+    return shard_sums_check_index(&files);
+}
+
 static Status open_checked(Shard *shard) {
     TRY(map_open(&shard->idx, shard->prefix, ".idx"));
     TRY(map_open(&shard->bin, shard->prefix, ".bin"));
@@ -232,6 +256,7 @@ static Status open_checked(Shard *shard) {
     uint64_t hash = 0;
     TRY(check_sequences(shard, &hash));
     TRY(check_documents(shard, &hash));
+    TRY(open_sums(shard));
     shard->identity = content_hash(shard, hash);
     return OK;
 }
@@ -253,6 +278,7 @@ void shard_close(Shard *shard) {
     if (!shard) return;
     map_close(&shard->bin);
     map_close(&shard->idx);
+    map_close(&shard->crc);
     free(shard->prefix);
     free(shard);
 }
@@ -277,6 +303,9 @@ TokenType shard_type(const Shard *shard) {
 }
 uint64_t shard_identity(const Shard *shard) {
     return shard->identity;
+}
+bool shard_has_sums(const Shard *shard) {
+    return shard->crc.data != NULL;
 }
 
 int64_t shard_document_start(const Shard *shard, int64_t document) {
@@ -346,6 +375,11 @@ static bool widen(const Shard *shard, int64_t first, int64_t count, uint64_t lim
 Status shard_read(const Shard *shard, int64_t first, int64_t count, int vocab, int32_t *tokens) {
     REQUIRE(first >= 0 && count >= 0 && first <= shard->tokens - count, "%s: tokens %lld + %lld of %lld",
             shard->bin.path, (long long)first, (long long)count, (long long)shard->tokens);
+    if (shard->crc.data) {
+        int64_t width = token_type_bytes(shard->type);
+        ShardFiles files = files_of(shard);
+        TRY(shard_sums_check(&files, width * first, width * count));
+    }
     if (widen(shard, first, count, (uint64_t)vocab, tokens)) return OK;
     int64_t at = first;
     while ((uint64_t)token_at(shard, at) < (uint64_t)vocab) at++;

@@ -3,6 +3,7 @@
 // PREFIX.idx their lengths. Both are mapped, never copied.
 #pragma once
 #include "core/status.h"
+#include <stdbool.h>
 #include <stdint.h>
 
 typedef enum { // the codes in .idx
@@ -19,8 +20,8 @@ int token_type_bytes(TokenType type);
 enum { SHARD_ANY_VOCAB = INT32_MAX };
 
 typedef struct Shard Shard;
-// Checks the whole .idx against the size of .bin. A name ending in .bin or .idx stands for its prefix.
-// ERR_DATA names file, values and remedy.
+// Checks the whole .idx against the size of .bin, and its checksum where there is a PREFIX.crc. A name ending
+// in .bin or .idx stands for its prefix. ERR_DATA names file, values and remedy.
 Status shard_open(Shard **out, const char *prefix);
 void shard_close(Shard *shard);
 const char *shard_prefix(const Shard *shard); // borrowed
@@ -33,11 +34,14 @@ TokenType shard_type(const Shard *shard);
 int64_t shard_document_start(const Shard *shard, int64_t document);
 // A fingerprint of sizes, type, all document lengths and 16 blocks of 4 KiB spread over .bin.
 uint64_t shard_identity(const Shard *shard);
-// Tokens first … first + count − 1. ERR_DATA names position and value of an id that is negative or ≥ vocab.
+// Whether PREFIX.crc is there: only then damage of .bin is seen.
+bool shard_has_sums(const Shard *shard);
+// Tokens first … first + count − 1, after a check of their blocks where there are checksums. ERR_DATA names a
+// damaged block, or position and value of an id that is negative or ≥ vocab.
 Status shard_read(const Shard *shard, int64_t first, int64_t count, int vocab, int32_t *tokens);
 
-// Writes PREFIX.bin.tmp and PREFIX.idx.tmp, renamed when finished: a reader finds the old pair, the new pair,
-// or an error. Ids take 2 bytes if vocab < 65500, else 4. Makes the folder.
+// Writes PREFIX.bin.tmp, PREFIX.idx.tmp and PREFIX.crc.tmp, renamed when finished: a reader finds the old
+// shard, the new one, or an error. Ids take 2 bytes if vocab < 65500, else 4. Makes the folder.
 typedef struct ShardWriter ShardWriter;
 Status shard_writer_create(ShardWriter **out, const char *prefix, int vocab);
 Status shard_writer_add(ShardWriter *writer, const int32_t *tokens, int64_t count); // one document

@@ -1,6 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
+#include "core/crc32c.h"
 #include "data/output_file.h"
 #include "data/shard.h"
+#include "data/shard_sums.h"
 #include <limits.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -16,10 +18,13 @@ typedef struct {
 
 struct ShardWriter {
     char *prefix;
-    OutputFile bin, idx;
+    OutputFile bin, idx, crc;
     int vocab;
     TokenType type;
     int64_t tokens;
+    ShardSums sums;
+    uint32_t idx_crc; // of what has been written to idx
+    int64_t idx_bytes;
     List length; // int32_t, a sequence each
     List first;  // int64_t, a document each: its first sequence
 };
@@ -41,6 +46,7 @@ static void writer_free(ShardWriter *writer) {
     free(writer->prefix);
     free(writer->length.data);
     free(writer->first.data);
+    shard_sums_free(&writer->sums);
     free(writer);
 }
 
@@ -50,7 +56,8 @@ static Status open_files(ShardWriter *writer) {
     TRY(output_open(&writer->bin, path));
     snprintf(path, sizeof path, "%s.idx", writer->prefix);
     TRY(output_open(&writer->idx, path));
-    return OK;
+    snprintf(path, sizeof path, "%s.crc", writer->prefix);
+    return output_open(&writer->crc, path);
 }
 
 Status shard_writer_create(ShardWriter **out, const char *prefix, int vocab) {
@@ -72,6 +79,11 @@ Status shard_writer_create(ShardWriter **out, const char *prefix, int vocab) {
     return OK;
 }
 
+static Status write_bin(ShardWriter *writer, const void *data, int64_t bytes) {
+    shard_sums_add(&writer->sums, data, bytes);
+    return output_write(&writer->bin, data, bytes);
+}
+
 static Status write_tokens(ShardWriter *writer, const int32_t *tokens, int64_t count) {
     uint16_t narrow[CHUNK_TOKENS];
     for (int64_t done = 0; done < count;) {
@@ -83,9 +95,9 @@ static Status write_tokens(ShardWriter *writer, const int32_t *tokens, int64_t c
             narrow[i] = (uint16_t)token;
         }
         if (writer->type == TOKEN_U16)
-            TRY(output_write(&writer->bin, narrow, n * (int64_t)sizeof narrow[0]));
+            TRY(write_bin(writer, narrow, n * (int64_t)sizeof narrow[0]));
         else
-            TRY(output_write(&writer->bin, tokens + done, n * (int64_t)sizeof tokens[0]));
+            TRY(write_bin(writer, tokens + done, n * (int64_t)sizeof tokens[0]));
         done += n;
     }
     return OK;
@@ -107,30 +119,40 @@ int64_t shard_writer_tokens(const ShardWriter *writer) {
     return writer->tokens;
 }
 
-static Status write_index(ShardWriter *writer) {
-    OutputFile *idx = &writer->idx;
-    int64_t version = 1, sequences = writer->length.count, bounds = writer->first.count, offset = 0;
-    uint8_t type = (uint8_t)writer->type;
-    TRY(output_write(idx, "MMIDIDX\0", 9));
-    TRY(output_write(idx, &version, 8));
-    TRY(output_write(idx, &type, 1));
-    TRY(output_write(idx, &sequences, 8));
-    TRY(output_write(idx, &bounds, 8));
-    TRY(output_write(idx, writer->length.data, 4 * sequences));
-    for (int64_t i = 0; i < sequences; i++) {
-        TRY(output_write(idx, &offset, 8));
-        offset += ((const int32_t *)writer->length.data)[i] * (int64_t)token_type_bytes(writer->type);
-    }
-    return output_write(idx, writer->first.data, 8 * bounds);
+static Status write_idx(ShardWriter *writer, const void *data, int64_t bytes) {
+    writer->idx_crc = crc32c(writer->idx_crc, data, (size_t)bytes);
+    writer->idx_bytes += bytes;
+    return output_write(&writer->idx, data, bytes);
 }
 
-// The old index goes first and the new one comes last: no moment shows an index beside another pair's tokens.
+static Status write_index(ShardWriter *writer) {
+    int64_t version = 1, sequences = writer->length.count, bounds = writer->first.count, offset = 0;
+    uint8_t type = (uint8_t)writer->type;
+    TRY(write_idx(writer, "MMIDIDX\0", 9));
+    TRY(write_idx(writer, &version, 8));
+    TRY(write_idx(writer, &type, 1));
+    TRY(write_idx(writer, &sequences, 8));
+    TRY(write_idx(writer, &bounds, 8));
+    TRY(write_idx(writer, writer->length.data, 4 * sequences));
+    for (int64_t i = 0; i < sequences; i++) {
+        TRY(write_idx(writer, &offset, 8));
+        offset += ((const int32_t *)writer->length.data)[i] * (int64_t)token_type_bytes(writer->type);
+    }
+    return write_idx(writer, writer->first.data, 8 * bounds);
+}
+
+// The old index goes first and the new one comes last: no moment shows an index beside another shard's tokens
+// or checksums.
 static Status commit(ShardWriter *writer) {
     TRY(write_index(writer));
+    TRY(shard_sums_write(&writer->sums, &writer->crc, writer->idx_bytes, writer->idx_crc));
     TRY(output_sync(&writer->bin));
     TRY(output_sync(&writer->idx));
+    TRY(output_sync(&writer->crc));
     unlink(writer->idx.path);
+    unlink(writer->crc.path);
     TRY(output_commit(&writer->bin));
+    TRY(output_commit(&writer->crc));
     return output_commit(&writer->idx);
 }
 
@@ -139,6 +161,7 @@ Status shard_writer_finish(ShardWriter *writer) {
     Status status = commit(writer);
     output_cancel(&writer->bin);
     output_cancel(&writer->idx);
+    output_cancel(&writer->crc);
     writer_free(writer);
     return status;
 }
@@ -147,5 +170,6 @@ void shard_writer_cancel(ShardWriter *writer) {
     if (!writer) return;
     output_cancel(&writer->bin);
     output_cancel(&writer->idx);
+    output_cancel(&writer->crc);
     writer_free(writer);
 }

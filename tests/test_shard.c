@@ -246,6 +246,54 @@ static void writer_and_reader_agree(void **state) {
     }
 }
 
+// Every bit of the three files counts; what is not read is not looked at, shards of other programs are read
+// as they are.
+static void checksums_see_damage(void **state) {
+    (void)state;
+    enum { TOKENS = 20000 }; // 3 blocks
+    static const char *const files[] = {"s.bin", "s.idx", "s.crc"};
+    static int32_t tokens[TOKENS];
+    make_shard(in_test_folder("s"), TOKENS, 40000, 0, 1);
+    for (int f = 0; f < 3; f++) {
+        char *data;
+        size_t bytes;
+        assert_int_equal(file_read_all(in_test_folder(files[f]), &data, &bytes), OK);
+        for (size_t bit = 0; bit < 8 * bytes; bit += 1 + bytes / 10) {
+            Shard *shard;
+            data[bit / 8] ^= (char)(1 << bit % 8);
+            write_bytes(in_test_folder(files[f]), data, bytes);
+            data[bit / 8] ^= (char)(1 << bit % 8);
+            Status status = shard_open(&shard, in_test_folder("s"));
+            if (status == OK) status = shard_read(shard, 0, TOKENS, SHARD_ANY_VOCAB, tokens);
+            assert_failed(status, ERR_DATA, files[f], "");
+            shard_close(shard);
+        }
+        write_bytes(in_test_folder(files[f]), data, bytes);
+        free(data);
+    }
+    Shard *shard;
+    const uint16_t wrong = 7;
+    assert_int_equal(shard_open(&shard, in_test_folder("s")), OK);
+    assert_true(shard_has_sums(shard));
+    shard_close(shard);
+    int fd = open(in_test_folder("s.bin"), O_WRONLY);
+    assert_int_equal(pwrite(fd, &wrong, 2, 2 * 9000), 2); // in the second block
+    close(fd);
+    assert_int_equal(shard_open(&shard, in_test_folder("s")), OK);
+    assert_int_equal(shard_read(shard, 0, 8192, 40000, tokens), OK);
+    assert_failed(shard_read(shard, 8191, 2, 40000, tokens), ERR_DATA, "bytes 16384 to 32768", "s.crc");
+    assert_int_equal(shard_read(shard, 16384, TOKENS - 16384, 40000, tokens), OK);
+    shard_close(shard);
+    make_shard(in_test_folder("t"), 10, 40000, 0, 1);
+    assert_int_equal(rename(in_test_folder("t.crc"), in_test_folder("s.crc")), 0);
+    assert_failed(open_status(), ERR_DATA, "s.crc belongs to a shard of other sizes", "remove it");
+    assert_int_equal(unlink(in_test_folder("s.crc")), 0);
+    assert_int_equal(shard_open(&shard, in_test_folder("s")), OK);
+    assert_false(shard_has_sums(shard));
+    assert_int_equal(shard_read(shard, 8191, 2, 40000, tokens), OK);
+    shard_close(shard);
+}
+
 static void nothing_is_left_of_a_cancelled_writer(void **state) {
     (void)state;
     ShardWriter *writer, *second;
@@ -259,6 +307,8 @@ static void nothing_is_left_of_a_cancelled_writer(void **state) {
     assert_int_equal(file_exists(in_test_folder("s.bin.tmp"), &exists), OK);
     assert_false(exists);
     assert_int_equal(file_exists(in_test_folder("s.idx.tmp"), &exists), OK);
+    assert_false(exists);
+    assert_int_equal(file_exists(in_test_folder("s.crc.tmp"), &exists), OK);
     assert_false(exists);
     assert_int_equal(open_status(), OK); // the old pair
     assert_failed(shard_writer_create(&writer, "/proc/no/such", 100), ERR_RUNTIME, "/proc/no", "");
@@ -332,11 +382,17 @@ static void counts_beyond_32_bits(void **state) {
 int main(void) {
 #define IN_FOLDER(test) cmocka_unit_test_setup_teardown(test, folder_setup, folder_teardown)
     const struct CMUnitTest tests[] = {
-        IN_FOLDER(reads_every_type),        IN_FOLDER(wrong_ids_are_named),
-        IN_FOLDER(damaged_header_is_named), IN_FOLDER(damaged_arrays_are_named),
-        IN_FOLDER(damaged_files_are_named), IN_FOLDER(empty_shards_are_errors),
-        IN_FOLDER(writer_and_reader_agree), IN_FOLDER(nothing_is_left_of_a_cancelled_writer),
-        IN_FOLDER(corpus_joins_shards),     IN_FOLDER(counts_beyond_32_bits),
+        IN_FOLDER(reads_every_type),
+        IN_FOLDER(wrong_ids_are_named),
+        IN_FOLDER(damaged_header_is_named),
+        IN_FOLDER(damaged_arrays_are_named),
+        IN_FOLDER(damaged_files_are_named),
+        IN_FOLDER(empty_shards_are_errors),
+        IN_FOLDER(writer_and_reader_agree),
+        IN_FOLDER(checksums_see_damage),
+        IN_FOLDER(nothing_is_left_of_a_cancelled_writer),
+        IN_FOLDER(corpus_joins_shards),
+        IN_FOLDER(counts_beyond_32_bits),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -58,12 +58,13 @@ int data_list(const CliArgs *args) {
 typedef struct {
     int64_t tokens;
     int32_t largest; // id
+    bool checked;    // by checksums
 } Verified;
 
 static Status verify_tokens(const Shard *shard, int vocab, Verified *out) {
     int32_t *tokens = malloc(BLOCK_TOKENS * sizeof *tokens);
     REQUIRE(tokens, "out of memory");
-    *out = (Verified){shard_tokens(shard), 0};
+    *out = (Verified){.tokens = shard_tokens(shard), .checked = shard_has_sums(shard)};
     Status status = OK;
     for (int64_t at = 0; at < out->tokens && status == OK; at += BLOCK_TOKENS) {
         int64_t n = out->tokens - at < BLOCK_TOKENS ? out->tokens - at : BLOCK_TOKENS;
@@ -100,11 +101,12 @@ int data_verify(const CliArgs *args) {
         else if (status != OK)
             cli_failure(status);
         else if (json)
-            json_array_append_new(list, json_pack("{s:s, s:b, s:I, s:i}", "prefix", prefix, "ok", 1, "tokens",
-                                                  (json_int_t)verified.tokens, "largest", verified.largest));
+            json_array_append_new(list, json_pack("{s:s, s:b, s:I, s:i, s:b}", "prefix", prefix, "ok", 1,
+                                                  "tokens", (json_int_t)verified.tokens, "largest",
+                                                  verified.largest, "checksums", verified.checked));
         else
-            printf("%s: %lld tokens are good, largest id %d\n", prefix, (long long)verified.tokens,
-                   verified.largest);
+            printf("%s: %lld tokens are good, largest id %d%s\n", prefix, (long long)verified.tokens,
+                   verified.largest, verified.checked ? "" : "; no checksums (PREFIX.crc)");
     }
     if (json) print_and_free(list);
     return exit_code;

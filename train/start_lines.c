@@ -107,6 +107,10 @@ static void print_data(const TrainState *state) {
     log_rank0(LOG_INFO, "data      %d source%s, %s tokens; %d stage%s:%s", data->sources,
               data->sources == 1 ? "" : "s", short_count(tokens).text, data->stages,
               data->stages == 1 ? "" : "s", stages);
+    int unchecked = loader_unchecked_shards(state->loader);
+    if (unchecked)
+        log_rank0(LOG_INFO, "data      %d token shard%s without checksums (PREFIX.crc): damage is not seen",
+                  unchecked, unchecked == 1 ? "" : "s");
 }
 
 static void print_batch(const TrainState *state) {
