@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "train/run_dir.h"
 #include "core/clock.h"
+#include "core/file.h"
 #include "core/log.h"
 #include "core/rng.h"
 #include "train/format.h"
@@ -47,7 +48,14 @@ Status run_dir_choose(char *out, size_t size, const char *given, const char *con
     return join(out, size, runs_folder(), name);
 }
 
-// mkdir -p
+static Status sync_parent(const char *path) {
+    char parent[RUN_PATH_BYTES];
+    const char *slash = strrchr(path, '/');
+    snprintf(parent, sizeof parent, "%.*s", slash ? (int)(slash - path) + 1 : 1, slash ? path : ".");
+    return file_sync_folder(parent);
+}
+
+// mkdir -p; durable, as what is saved in it is to be.
 static Status make_folder(const char *path) {
     char part[RUN_PATH_BYTES];
     snprintf(part, sizeof part, "%s", path);
@@ -56,8 +64,10 @@ static Status make_folder(const char *path) {
         char was = *at;
         *at = 0;
         struct stat info;
-        if (mkdir(part, 0777) != 0 && (errno != EEXIST || stat(part, &info) != 0 || !S_ISDIR(info.st_mode)))
+        bool made = mkdir(part, 0777) == 0;
+        if (!made && (errno != EEXIST || stat(part, &info) != 0 || !S_ISDIR(info.st_mode)))
             FAIL(ERR_RUNTIME, "%s: cannot make this folder: %s", part, strerror(errno));
+        if (made) TRY(sync_parent(part));
         if (!was) return OK;
         *at = was;
     }
