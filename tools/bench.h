@@ -6,12 +6,14 @@
 typedef struct {
     int repeats; // timed ones
     bool json;
-    bool progress; // false: messages move only where they are waited for
+    bool progress;      // false: messages move only where they are waited for
+    const char *folder; // to save to
 } BenchOptions;
 
 // Each prints its result on rank 0. Collective over all ranks.
 Status bench_step(const RunConfig *config, const BenchOptions *options);
 Status bench_overlap(const RunConfig *config, const BenchOptions *options);
+Status bench_save(const RunConfig *config, const BenchOptions *options);
 Status bench_gemm(const RunConfig *config, const BenchOptions *options);
 
 double bench_median(double *values, int count); // sorts them

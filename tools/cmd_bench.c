@@ -18,6 +18,21 @@ static const CliOption bench_options[] = {
     {.name = "json", .kind = CLI_FLAG, .meaning = "prints JSON"},
     {0}};
 
+static const CliOption save_options[] = {
+    {.name = "ranks",
+     .letter = 'n',
+     .kind = CLI_INTEGER,
+     .argument = "N",
+     .meaning = "ranks (default: min(4, cores))"},
+    {.name = "repeats", .kind = CLI_INTEGER, .argument = "N", .meaning = "timed repeats (default 10)"},
+    {.name = "output",
+     .letter = 'o',
+     .kind = CLI_TEXT,
+     .argument = "DIR",
+     .meaning = "folder to save to (default: floe-bench-save); what is saved is removed"},
+    {.name = "json", .kind = CLI_FLAG, .meaning = "prints JSON"},
+    {0}};
+
 const CliCommand cli_bench[] = {
     {.name = "bench step",
      .usage = "CONFIG... [KEY=VALUE...]",
@@ -33,6 +48,16 @@ const CliCommand cli_bench[] = {
          "hidden = (t_off - t_on) / t_exchange; efficiency = (t_off - t_on) / t_hideable, the sum over\n"
          "exchanges of the smaller of its time alone and the time of all work scheduled over it.",
      .option = bench_options,
+     .config = true,
+     .least = 1,
+     .most = -1},
+    {.name = "bench save",
+     .usage = "CONFIG... [KEY=VALUE...]",
+     .meaning = "saves beside training steps: how long training waits, how fast files are written",
+     .details =
+         "copy_alone is one copy of the state with its checksums, plain_write what write and fsync of as\n"
+         "many bytes take; step_beside is a step while a save is being written.",
+     .option = save_options,
      .config = true,
      .least = 1,
      .most = -1},
@@ -56,9 +81,13 @@ double bench_median(double *values, int count) {
 }
 
 static Status run(const CliArgs *args, const RunConfig *config) {
-    BenchOptions options = {.repeats = (int)cli_integer(args, "repeats", 10),
-                            .json = cli_flag(args, "json"),
-                            .progress = !cli_flag(args, "no-progress")};
+    BenchOptions options = {.repeats = (int)cli_integer(args, "repeats", 10), .json = cli_flag(args, "json")};
+    if (!strcmp(args->command->name, "bench save")) {
+        const char *folder = cli_text(args, "output");
+        options.folder = folder ? folder : "floe-bench-save";
+        return bench_save(config, &options);
+    }
+    options.progress = !cli_flag(args, "no-progress");
     if (!strcmp(args->command->name, "bench step")) return bench_step(config, &options);
     if (!strcmp(args->command->name, "bench overlap")) return bench_overlap(config, &options);
     return bench_gemm(config, &options);
