@@ -26,7 +26,7 @@ Status file_sync_folder(const char *path) {
     return OK;
 }
 
-static Status sync_parent(const char *path) {
+Status file_sync_parent(const char *path) {
     char parent[FILE_PATH_BYTES];
     const char *slash = strrchr(path, '/');
     int length = slash ? (int)(slash - path) : 0;
@@ -45,7 +45,7 @@ Status file_rename_durable(const char *from, const char *to) {
         failed = rename(from, to) ? errno : 0;
     }
     if (failed) FAIL(ERR_RUNTIME, "%s: cannot rename to %s: %s", from, to, strerror(failed));
-    Status status = sync_parent(to);
+    Status status = file_sync_parent(to);
     if (status != OK && rename(to, from)) log_rank(LOG_WARN, "%s: stays: %s", to, strerror(errno));
     return status;
 }
@@ -53,7 +53,7 @@ Status file_rename_durable(const char *from, const char *to) {
 Status file_exchange_durable(const char *a, const char *b) {
     if (renameat2(AT_FDCWD, a, AT_FDCWD, b, RENAME_EXCHANGE))
         FAIL(ERR_RUNTIME, "%s: cannot change places with %s: %s", a, b, strerror(errno));
-    Status status = sync_parent(b);
+    Status status = file_sync_parent(b);
     if (status != OK && renameat2(AT_FDCWD, a, AT_FDCWD, b, RENAME_EXCHANGE))
         log_rank(LOG_WARN, "%s: stays: %s", b, strerror(errno));
     return status;

@@ -25,6 +25,7 @@ typedef struct {
 enum { FILE_ALIGNMENT = 4096 };
 Status file_write_pieces_durable(const char *path, const FilePiece *piece, int pieces, int64_t bytes);
 Status file_sync_folder(const char *path); // makes the names in a folder durable
+Status file_sync_parent(const char *path); // the same for the folder that holds path
 // Renames within a folder and makes that durable. An existing `to` is an error. On failure the names are as
 // before.
 Status file_rename_durable(const char *from, const char *to);

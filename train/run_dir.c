@@ -48,13 +48,6 @@ Status run_dir_choose(char *out, size_t size, const char *given, const char *con
     return join(out, size, runs_folder(), name);
 }
 
-static Status sync_parent(const char *path) {
-    char parent[RUN_PATH_BYTES];
-    const char *slash = strrchr(path, '/');
-    snprintf(parent, sizeof parent, "%.*s", slash ? (int)(slash - path) + 1 : 1, slash ? path : ".");
-    return file_sync_folder(parent);
-}
-
 // mkdir -p; durable, as what is saved in it is to be.
 static Status make_folder(const char *path) {
     char part[RUN_PATH_BYTES];
@@ -67,7 +60,7 @@ static Status make_folder(const char *path) {
         bool made = mkdir(part, 0777) == 0;
         if (!made && (errno != EEXIST || stat(part, &info) != 0 || !S_ISDIR(info.st_mode)))
             FAIL(ERR_RUNTIME, "%s: cannot make this folder: %s", part, strerror(errno));
-        if (made) TRY(sync_parent(part));
+        if (made) TRY(file_sync_parent(part));
         if (!was) return OK;
         *at = was;
     }
