@@ -2,8 +2,17 @@
 #include "kernels/kernels.h"
 #include "core/status.h"
 #include "kernels/cpu/tables.h"
+#ifdef FLOE_CUDA
+#include "kernels/cuda/tables.h"
+#endif
 #include <stdlib.h>
 #include <string.h>
+
+const char *const kernel_name[KERNEL_COUNT] = {
+#define KERNEL_TEXT(name, type) #name,
+    KERNEL_LIST(KERNEL_TEXT)
+#undef KERNEL_TEXT
+};
 
 typedef struct {
     const char *name, *text;
@@ -44,9 +53,23 @@ static const Isa *chosen_isa(void) {
     DIE("FLOE_ISA=%s: not one of v2, v3, v4", asked);
 }
 
+#ifdef FLOE_CUDA
+static const Kernels *cuda_table(void) {
+    typedef void any_fn(void);
+    for (int i = 0; i < KERNEL_COUNT; i++)
+        REQUIRE(((any_fn *const *)&kernels_cuda)[i],
+                "the CUDA kernel %s is missing: training on a GPU is not complete yet", kernel_name[i]);
+    return &kernels_cuda;
+}
+#else
+static const Kernels *cuda_table(void) {
+    DIE("a GPU was asked for, but this floe was built without CUDA; build it where CUDA 12.4 or newer is "
+        "found");
+}
+#endif
+
 const Kernels *kernels_for(Device device) {
-    REQUIRE(device.kind == DEVICE_CPU, "no kernels for device kind %d", device.kind);
-    return chosen_isa()->table;
+    return device.kind == DEVICE_CUDA ? cuda_table() : chosen_isa()->table;
 }
 
 const char *kernels_isa(void) {

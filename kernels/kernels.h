@@ -7,6 +7,12 @@
 // said. Results do not depend on what the progress callback does, nor on how many other rows a row-wise
 // kernel is given: a row of matmul's result is the same bits whatever the number of rows. Sums have a fixed
 // order: a kernel run twice gives equal bits. Wrong shapes end the program (REQUIRE).
+//
+// Types. The CPU's kernels know f32 alone. On a GPU weights, activations and their gradients are f32 or bf16,
+// all of a call alike; arithmetic is f32. f32 everywhere: gradients of weights, lse, rstd, logprob, cosine
+// and sine, the scale of a gated linear unit, pairs_*, all that route_* takes besides integers, and AdamW's
+// master, m, v and grad. GPU kernels are enqueued on their stream and have not run when the call returns,
+// except sum_squares; a token or target out of range stops the GPU's kernel, which shows at a later call.
 #pragma once
 #include "core/device.h"
 #include "core/tensor.h"
@@ -163,38 +169,50 @@ typedef struct {
 typedef void adamw_fn(Tensor weight, Tensor master, Tensor m, Tensor v, Tensor grad, const AdamwStep *step,
                       Stream stream);
 
-typedef struct Kernels {
-    matmul_fn *matmul;
-    sum_squares_fn *sum_squares;
-    norm_forward_fn *rmsnorm_forward, *layernorm_forward;
-    norm_backward_fn *rmsnorm_backward, *layernorm_backward;
-    rope_fn *rope;
-    scale_fn *scale;
-    clamp_forward_fn *clamp_forward;
-    clamp_backward_fn *clamp_backward;
-    glu_forward_fn *glu_forward;
-    glu_backward_fn *glu_backward;
-    attention_forward_fn *attention_forward;
-    attention_backward_fn *attention_backward;
-    embedding_forward_fn *embedding_forward;
-    embedding_backward_fn *embedding_backward;
-    cross_entropy_fn *cross_entropy;
-    route_scores_fn *route_scores;
-    route_capacity_fn *route_capacity;
-    route_weights_fn *route_weights;
-    route_sort_fn *route_sort;
-    route_stats_fn *route_stats;
-    route_backward_fn *route_backward;
-    rows_gather_fn *rows_gather;
-    rows_combine_fn *rows_combine;
-    pairs_gather_fn *pairs_gather;
-    pairs_scatter_fn *pairs_scatter;
-    adamw_fn *adamw;
-} Kernels;
-enum { KERNEL_COUNT = 28 };
+// Every kernel: X(name, type).
+#define KERNEL_LIST(X)                                                                                       \
+    X(matmul, matmul_fn)                                                                                     \
+    X(sum_squares, sum_squares_fn)                                                                           \
+    X(rmsnorm_forward, norm_forward_fn)                                                                      \
+    X(layernorm_forward, norm_forward_fn)                                                                    \
+    X(rmsnorm_backward, norm_backward_fn)                                                                    \
+    X(layernorm_backward, norm_backward_fn)                                                                  \
+    X(rope, rope_fn)                                                                                         \
+    X(scale, scale_fn)                                                                                       \
+    X(clamp_forward, clamp_forward_fn)                                                                       \
+    X(clamp_backward, clamp_backward_fn)                                                                     \
+    X(glu_forward, glu_forward_fn)                                                                           \
+    X(glu_backward, glu_backward_fn)                                                                         \
+    X(attention_forward, attention_forward_fn)                                                               \
+    X(attention_backward, attention_backward_fn)                                                             \
+    X(embedding_forward, embedding_forward_fn)                                                               \
+    X(embedding_backward, embedding_backward_fn)                                                             \
+    X(cross_entropy, cross_entropy_fn)                                                                       \
+    X(route_scores, route_scores_fn)                                                                         \
+    X(route_capacity, route_capacity_fn)                                                                     \
+    X(route_weights, route_weights_fn)                                                                       \
+    X(route_sort, route_sort_fn)                                                                             \
+    X(route_stats, route_stats_fn)                                                                           \
+    X(route_backward, route_backward_fn)                                                                     \
+    X(rows_gather, rows_gather_fn)                                                                           \
+    X(rows_combine, rows_combine_fn)                                                                         \
+    X(pairs_gather, pairs_gather_fn)                                                                         \
+    X(pairs_scatter, pairs_scatter_fn)                                                                       \
+    X(adamw, adamw_fn)
 
-// The table for a device, picked at run time by what the processor can do. FLOE_ISA=v2|v3|v4 asks for less
-// (tests); asking for more than the machine has ends the program.
+typedef struct Kernels {
+#define KERNEL_ENTRY(name, type) type *name;
+    KERNEL_LIST(KERNEL_ENTRY)
+#undef KERNEL_ENTRY
+} Kernels;
+#define KERNEL_ONE(name, type) +1
+enum { KERNEL_COUNT = 0 KERNEL_LIST(KERNEL_ONE) };
+#undef KERNEL_ONE
+extern const char *const kernel_name[KERNEL_COUNT]; // in the order of the table
+
+// The table for a device; on the CPU picked at run time by what the processor can do. FLOE_ISA=v2|v3|v4 asks
+// for less (tests); asking for more than the machine has ends the program, and so does a GPU in a build
+// without CUDA.
 const Kernels *kernels_for(Device device);
 const char *kernels_isa(void); // "x86-64-v4 (AVX-512)", …
 #ifdef __cplusplus

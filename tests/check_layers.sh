@@ -28,4 +28,6 @@ outside() { # what, pattern, allowed path pattern
 outside 'MPI is called in comm only:' '\bMPI_[A-Z][a-z]' '^comm/|^[^:]*:[0-9]+:[[:space:]]*//'
 outside 'HDF5 is called in core/hdf5_file.c only:' '\bH5[A-Z]+[a-z_]+\(|include <hdf5' '^core/hdf5_file\.c'
 outside 'libfyaml is called in core/yaml.c only:' '\bfy_[a-z_]+\(|include <libfyaml' '^core/yaml\.c'
+outside 'CUDA, cuBLAS, cuDNN and NCCL are called in core/device_cuda.c, kernels/cuda and comm/*_nccl.c only:' \
+    '\b(cuda|cublasLt|cudnn|nccl)[A-Z][A-Za-z]+\(|include <(cuda|cublas|cudnn|nccl)' '^core/device_cuda\.[ch]|^kernels/cuda/|^comm/[a-z_]*nccl\.c'
 exit $status

@@ -5,6 +5,10 @@
 #include "core/rng.h"
 #include "core/status.h"
 #include "kernels/cpu/tables.h"
+#ifdef FLOE_CUDA_EMULATION
+#include "kernels/cuda/tables.h"
+#include "tests/cuda_emulation.h"
+#endif
 #include <math.h>
 #include <setjmp.h>
 #include <stdarg.h>
@@ -105,6 +109,22 @@ static void harness_end(void) {
     harness_blocks = 0;
 }
 
+#ifdef FLOE_CUDA_EMULATION
+// Runs a test on the CUDA kernels' table, emulated on the CPU, with the threads in every order.
+static void on_every_isa(void (*test)(void)) {
+    harness_blocks = 0;
+    stream = stream_create((Device){DEVICE_CPU, 0});
+    kernels = &kernels_emulated;
+    for (int order = 0; order < EMULATION_ORDERS; order++) {
+        emulation_set_order((EmulationOrder)order);
+        memset(stream->scratch, 0xff, STREAM_SCRATCH_BYTES);
+        harness_draws = 0;
+        test();
+        harness_end();
+    }
+    stream_destroy(stream);
+}
+#else
 // Runs a test on every table that the machine has.
 static void on_every_isa(void (*test)(void)) {
     static const Kernels *const tables[HARNESS_ISAS] = {&cpu_kernels_v2, &cpu_kernels_v3, &cpu_kernels_v4};
@@ -124,6 +144,7 @@ static void on_every_isa(void (*test)(void)) {
     }
     stream_destroy(stream);
 }
+#endif
 
 // |got − want| ≤ tolerance · (1 + |want|)
 #define close_to(got, want, tolerance)                                                                       \

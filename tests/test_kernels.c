@@ -1,44 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-// The tables, positions, scale, clamp, activations, optimizer.
+// Positions, scale, clamp, activations, optimizer.
 #include "tests/kernels_harness.h"
-#include <stdio.h>
-#include <sys/wait.h>
-#include <unistd.h>
-
-static void tables_have_no_holes(void) {
-    typedef void any_fn(void);
-    assert_int_equal(sizeof(Kernels), KERNEL_COUNT * sizeof(any_fn *));
-    const void *const *entry = (const void *const *)kernels;
-    for (int i = 0; i < KERNEL_COUNT; i++) {
-        assert_non_null(entry[i]);
-        for (int j = 0; j < i; j++) assert_ptr_not_equal(entry[i], entry[j]);
-    }
-}
-
-// 0 where a process with FLOE_ISA set so gets the table `want`; else how it ended.
-static int exit_with_isa(const char *isa, const Kernels *want) {
-    pid_t child = fork();
-    if (child == 0) {
-        setenv("FLOE_ISA", isa, 1);
-        if (!freopen("/dev/null", "w", stderr)) _exit(99);
-        _exit(kernels_for((Device){DEVICE_CPU, 0}) == want ? 0 : 98);
-    }
-    int status = -1;
-    waitpid(child, &status, 0);
-    return WIFEXITED(status) ? WEXITSTATUS(status) : 128 + WTERMSIG(status);
-}
-
-static void isa_is_chosen_at_run_time(void **state) {
-    (void)state;
-    unsetenv("FLOE_ISA");
-    const Kernels *best = kernels_for((Device){DEVICE_CPU, 0});
-    assert_non_null(strstr(kernels_isa(), "x86-64-v"));
-    assert_int_equal(exit_with_isa("", best), 0);
-    assert_int_equal(exit_with_isa("v2", &cpu_kernels_v2), 0);
-    assert_int_equal(exit_with_isa("v3", &cpu_kernels_v3) == 0, best != &cpu_kernels_v2);
-    assert_int_equal(exit_with_isa("v4", &cpu_kernels_v4) == 0, best == &cpu_kernels_v4);
-    assert_int_not_equal(exit_with_isa("avx2", NULL), 0);
-}
 
 static void sums_squares_in_double(void) {
     for (int64_t n = 0; n < 100000; n = n * 3 + 1) {
@@ -259,7 +221,6 @@ static void adamw_follows_the_formula(void) {
     }
 }
 
-EVERY_ISA(tables_have_no_holes)
 EVERY_ISA(sums_squares_in_double)
 EVERY_ISA(rope_rotates)
 EVERY_ISA(scales)
@@ -270,8 +231,6 @@ EVERY_ISA(adamw_follows_the_formula)
 
 int main(void) {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(tables_have_no_holes_everywhere),
-        cmocka_unit_test(isa_is_chosen_at_run_time),
         cmocka_unit_test(sums_squares_in_double_everywhere),
         cmocka_unit_test(rope_rotates_everywhere),
         cmocka_unit_test(scales_everywhere),
