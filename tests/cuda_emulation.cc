@@ -55,6 +55,10 @@ int emulation_lane(void) {
     return running % LANES;
 }
 
+void emulation_trap(void) {
+    DIE("%s, block (%u, %u), thread %d: __trap", kernel_name, blockIdx.x, blockIdx.y, running);
+}
+
 // ---- fibers
 
 // Saves what the calling convention of x86-64 keeps over a call, leaves its stack at *from and goes on at

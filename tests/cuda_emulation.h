@@ -66,6 +66,8 @@ template <typename Kernel> static void allow_shared(Kernel *, size_t bytes) {
     emulation_allow_shared(nullptr, bytes);
 }
 
+#define fetch_result(to, from, bytes, stream) ((void)(stream), memcpy(to, from, bytes))
+
 // ---- shared memory: one copy, filled with NaN when a block first comes to it
 
 template <typename T> struct EmulationShared {
@@ -99,6 +101,7 @@ typedef enum {
 // block's threads whose value is not 0.
 uint64_t emulation_meet(EmulationMeeting meeting, unsigned mask, uint64_t value, int from);
 int emulation_lane(void);
+void emulation_trap(void);
 
 template <typename T> static T emulation_shuffle(unsigned mask, T value, int from) {
     static_assert(sizeof(T) <= 8, "a shuffle moves at most 8 bytes");
@@ -138,6 +141,20 @@ template <typename T> static unsigned __match_any_sync(unsigned mask, T value) {
     memcpy(&bits, &value, sizeof value);
     return (unsigned)emulation_meet(MEET_MATCH, mask, bits, 0);
 }
+template <typename T> static T __reduce_max_sync(unsigned mask, T value) { // all lanes
+    for (int apart = 16; apart > 0; apart /= 2) {
+        T other = __shfl_xor_sync(mask, value, apart);
+        if (other > value) value = other;
+    }
+    return value;
+}
+template <typename T> static T __reduce_min_sync(unsigned mask, T value) {
+    for (int apart = 16; apart > 0; apart /= 2) {
+        T other = __shfl_xor_sync(mask, value, apart);
+        if (other < value) value = other;
+    }
+    return value;
+}
 static inline void __syncwarp(unsigned mask = 0xffffffffu) {
     emulation_meet(MEET_WARP, mask, 0, 0);
 }
@@ -171,6 +188,9 @@ static inline int __float_as_int(float x) {
     int i;
     memcpy(&i, &x, sizeof i);
     return i;
+}
+static inline void __trap(void) {
+    emulation_trap();
 }
 template <typename T> static T __ldg(const T *p) {
     return *p;

@@ -9,6 +9,7 @@
 #include "core/status.h"
 #include "kernels/cuda/tables.h"
 #include <math.h>
+#include <string.h>
 
 constexpr int WARP = 32, PACK_BYTES = 16;
 
@@ -31,6 +32,14 @@ template <typename Kernel> static void allow_shared(Kernel *kernel, size_t bytes
     if (bytes > 48 * 1024)
         CUDA_CHECK(cudaFuncSetAttribute((const void *)kernel, cudaFuncAttributeMaxDynamicSharedMemorySize,
                                         (int)bytes));
+}
+
+// Waits for the stream and fetches a result of at most STREAM_RESULT_BYTES.
+static inline void fetch_result(void *to, const void *from, size_t bytes, Stream stream) {
+    CUDA_CHECK(cudaMemcpyAsync(stream->host_result, from, bytes, cudaMemcpyDeviceToHost,
+                               (cudaStream_t)stream->native));
+    CUDA_CHECK(cudaStreamSynchronize((cudaStream_t)stream->native));
+    memcpy(to, stream->host_result, bytes);
 }
 #endif
 
@@ -76,34 +85,76 @@ template <typename... Rest> static inline bool packs_fit(int64_t columns, Tensor
             DIE("%s: no kernel for %s", #function, dtype_name(dtype));                                       \
     } while (0)
 
+// WIDTH f32 that lie beside a pack of another type.
+template <int WIDTH> struct Floats {
+    static constexpr int PART = WIDTH < 4 ? WIDTH : 4;
+    float at[WIDTH];
+
+    __device__ __forceinline__ void load(const float *from) {
+#pragma unroll
+        for (int i = 0; i < WIDTH; i += PART)
+            *reinterpret_cast<Pack<float, PART> *>(at + i) =
+                *reinterpret_cast<const Pack<float, PART> *>(from + i);
+    }
+    __device__ __forceinline__ void store(float *to) const {
+#pragma unroll
+        for (int i = 0; i < WIDTH; i += PART)
+            *reinterpret_cast<Pack<float, PART> *>(to + i) =
+                *reinterpret_cast<const Pack<float, PART> *>(at + i);
+    }
+};
+
 // ---- launch shapes
 
 static inline int64_t ceil_div(int64_t a, int64_t b) {
     return (a + b - 1) / b;
 }
 
+// Threads of a block that works on one row: whole warps, about two packs for each thread. Decides the order
+// of sums over the row.
+static inline int row_threads(int64_t packs, int most) {
+    int64_t threads = ceil_div(packs, 2 * WARP) * WARP;
+    return threads < WARP ? WARP : threads > most ? most : (int)threads;
+}
+
 // ---- sums of one value per thread, in an order that only the shape of the block decides
 
-static __device__ __forceinline__ float warp_sum(float x) {
+template <typename V> static __device__ __forceinline__ V warp_sum(V x) {
 #pragma unroll
     for (int apart = WARP / 2; apart > 0; apart /= 2) x += __shfl_xor_sync(0xffffffffu, x, apart);
     return x;
 }
 
 // Every thread of a block of whole warps gets the COUNT sums over the block in its x.
-template <int COUNT> static __device__ void block_sums(float (&x)[COUNT]) {
-    SHARED(partial, float[COUNT][WARP]);
+template <typename V, int COUNT> static __device__ __forceinline__ void block_sums(V (&x)[COUNT]) {
+    SHARED(partial, V[COUNT][WARP]);
     int lane = threadIdx.x % WARP, warp = threadIdx.x / WARP, warps = blockDim.x / WARP;
+#pragma unroll
     for (int i = 0; i < COUNT; i++) x[i] = warp_sum(x[i]);
     __syncthreads(); // the sums before these have been read
     if (lane == 0)
         for (int i = 0; i < COUNT; i++) partial[i][warp] = x[i];
     __syncthreads();
-    for (int i = 0; i < COUNT; i++) x[i] = warp_sum(lane < warps ? partial[i][lane] : 0.0f);
+#pragma unroll
+    for (int i = 0; i < COUNT; i++) x[i] = warp_sum(lane < warps ? partial[i][lane] : V(0));
 }
 
-static __device__ __forceinline__ float block_sum(float x) {
-    float sum[1] = {x};
+template <typename V> static __device__ __forceinline__ V block_sum(V x) {
+    V sum[1] = {x};
     block_sums(sum);
     return sum[0];
+}
+
+static __device__ __forceinline__ float block_max(float x) {
+    SHARED(partial, float[WARP]);
+    int lane = threadIdx.x % WARP, warp = threadIdx.x / WARP, warps = blockDim.x / WARP;
+#pragma unroll
+    for (int apart = WARP / 2; apart > 0; apart /= 2) x = fmaxf(x, __shfl_xor_sync(0xffffffffu, x, apart));
+    __syncthreads();
+    if (lane == 0) partial[warp] = x;
+    __syncthreads();
+    x = partial[lane < warps ? lane : 0];
+#pragma unroll
+    for (int apart = WARP / 2; apart > 0; apart /= 2) x = fmaxf(x, __shfl_xor_sync(0xffffffffu, x, apart));
+    return x;
 }

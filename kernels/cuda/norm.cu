@@ -1,50 +1,11 @@
 // SPDX-License-Identifier: Apache-2.0
 // RMSNorm and LayerNorm: one block for a row; RMSNorm is the case without a mean.
-#include "kernels/cuda/cuda.h"
+#include "kernels/cuda/row.h"
 
 constexpr int HELD = 4, NORM_THREADS = 512;
 
-// The packs of a row that belong to this thread: the first HELD stay in registers, more are read again.
-template <typename T, int WIDTH> struct Row {
-    typedef Pack<T, WIDTH> P;
-    const P *from;
-    P held[HELD];
-
-    __device__ __forceinline__ void load(const T *row, int64_t packs) {
-        from = reinterpret_cast<const P *>(row);
-#pragma unroll
-        for (int i = 0; i < HELD; i++) {
-            int64_t at = threadIdx.x + (int64_t)i * blockDim.x;
-            if (at < packs) held[i] = from[at];
-        }
-    }
-};
-
-// f(index of a pack, that pack of every row) for the packs of this thread.
-template <typename F, typename T, int WIDTH>
-static __device__ __forceinline__ void each_pack(int64_t packs, const Row<T, WIDTH> &a, F f) {
-#pragma unroll
-    for (int i = 0; i < HELD; i++) {
-        int64_t at = threadIdx.x + (int64_t)i * blockDim.x;
-        if (at < packs) f(at, a.held[i]);
-    }
-    for (int64_t at = threadIdx.x + (int64_t)HELD * blockDim.x; at < packs; at += blockDim.x)
-        f(at, a.from[at]);
-}
-template <typename F, typename T, int WIDTH>
-static __device__ __forceinline__ void each_pack(int64_t packs, const Row<T, WIDTH> &a,
-                                                 const Row<T, WIDTH> &b, F f) {
-#pragma unroll
-    for (int i = 0; i < HELD; i++) {
-        int64_t at = threadIdx.x + (int64_t)i * blockDim.x;
-        if (at < packs) f(at, a.held[i], b.held[i]);
-    }
-    for (int64_t at = threadIdx.x + (int64_t)HELD * blockDim.x; at < packs; at += blockDim.x)
-        f(at, a.from[at], b.from[at]);
-}
-
 template <typename T, int WIDTH>
-static __device__ __forceinline__ float row_mean(const Row<T, WIDTH> &x, int64_t packs, int64_t h) {
+static __device__ __forceinline__ float row_mean(const Row<T, WIDTH, HELD> &x, int64_t packs, int64_t h) {
     float sum = 0;
     each_pack(packs, x, [&](int64_t, const Pack<T, WIDTH> &p) {
         for (int i = 0; i < WIDTH; i++) sum += as_float(p.at[i]);
@@ -58,7 +19,7 @@ static __global__ void __launch_bounds__(NORM_THREADS)
     forward_row(T *y, float *rstd, const T *x, const T *w, int64_t h, float eps, bool centered, bool add) {
     typedef Pack<T, WIDTH> P;
     int64_t row = blockIdx.x, packs = h / WIDTH;
-    Row<T, WIDTH> from;
+    Row<T, WIDTH, HELD> from;
     from.load(x + row * h, packs);
     float mean = centered ? row_mean(from, packs, h) : 0.0f, squares = 0;
     each_pack(packs, from, [&](int64_t, const P &p) {
@@ -82,18 +43,13 @@ static __global__ void __launch_bounds__(NORM_THREADS)
     });
 }
 
-// A multiple of a warp: about two packs for each thread, within bounds. Decides the order of the sums.
-static int threads_for(int64_t packs) {
-    int64_t threads = ceil_div(packs, 2 * WARP) * WARP;
-    return (int)(threads < WARP ? WARP : threads > NORM_THREADS ? NORM_THREADS : threads);
-}
-
 template <typename T, int WIDTH>
 static void launch_forward(Tensor y, Tensor rstd, Tensor x, Tensor w, float eps, bool centered, Into into,
                            Stream stream) {
     int64_t h = x.dim[1];
-    CUDA_LAUNCH((forward_row<T, WIDTH>), (unsigned)x.dim[0], threads_for(h / WIDTH), 0, stream, (T *)y.data,
-                tensor_f32(rstd), (const T *)x.data, (const T *)w.data, h, eps, centered, into == INTO_SUM);
+    CUDA_LAUNCH((forward_row<T, WIDTH>), (unsigned)x.dim[0], row_threads(h / WIDTH, NORM_THREADS), 0, stream,
+                (T *)y.data, tensor_f32(rstd), (const T *)x.data, (const T *)w.data, h, eps, centered,
+                into == INTO_SUM);
 }
 
 static void norm_forward(Tensor y, Tensor rstd, Tensor x, Tensor w, float eps, bool centered, Into into,
@@ -135,7 +91,7 @@ static __global__ void __launch_bounds__(NORM_THREADS)
     for (int64_t at = threadIdx.x; at < packs; at += blockDim.x)
         for (int part = 0; part < WIDTH / PART; part++) dweight[part * packs + at] = Sums();
     for (int64_t row = blockIdx.x; row < rows; row += gridDim.x) {
-        Row<T, WIDTH> from, d;
+        Row<T, WIDTH, HELD> from, d;
         from.load(x + row * h, packs);
         d.load(dy + row * h, packs);
         float mean = centered ? row_mean(from, packs, h) : 0.0f, r = rstd[row];
@@ -198,9 +154,9 @@ static void launch_backward(Tensor dx, float *partial, int blocks, Tensor dy, Te
     int64_t h = x.dim[1];
     size_t shared = (size_t)h * sizeof(float);
     allow_shared(backward_rows<T, WIDTH>, shared);
-    CUDA_LAUNCH((backward_rows<T, WIDTH>), blocks, threads_for(h / WIDTH), shared, stream, (T *)dx.data,
-                partial, (const T *)dy.data, (const T *)x.data, (const T *)w.data, tensor_f32(rstd), x.dim[0],
-                h, centered, into == INTO_SUM);
+    CUDA_LAUNCH((backward_rows<T, WIDTH>), blocks, row_threads(h / WIDTH, NORM_THREADS), shared, stream,
+                (T *)dx.data, partial, (const T *)dy.data, (const T *)x.data, (const T *)w.data,
+                tensor_f32(rstd), x.dim[0], h, centered, into == INTO_SUM);
 }
 
 static void norm_backward(Tensor dx, Tensor dw, Tensor dy, Tensor x, Tensor w, Tensor rstd, bool centered,
