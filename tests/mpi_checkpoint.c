@@ -31,14 +31,15 @@ static Status save(Mesh *mesh, Layout l, const char *run, int64_t step, Checkpoi
     return status;
 }
 
-static void load(Mesh *mesh, Layout l, const char *run, int64_t step, bool weights_only) {
+static CheckpointRead load(Mesh *mesh, Layout l, const char *run, int64_t step, bool weights_only) {
     ModelConfig config = harness_config();
     Shards *shards = harness_create(&config, l);
     CheckpointState state = harness_state(shards, l, mesh);
+    CheckpointRead read = {0};
     json_t *record = NULL;
     char dir[512];
     snprintf(dir, sizeof dir, "%s/ckpt/step-%09lld", run, (long long)step);
-    Status status = checkpoint_load(&state, dir, weights_only, &record);
+    Status status = checkpoint_load(&state, dir, weights_only, &record, &read);
     CHECK(status == OK, "%s", status_text());
     if (status == OK) {
         int64_t wrong = harness_wrong(shards, step, !weights_only);
@@ -47,6 +48,19 @@ static void load(Mesh *mesh, Layout l, const char *run, int64_t step, bool weigh
     }
     json_decref(record);
     harness_free(shards);
+    return read;
+}
+
+// Ranks that share the state out read it once, but for segments that two of them need; those that hold all of
+// it read all of it, each.
+static void check_read(CheckpointRead read, Layout l, bool weights_only) {
+    int64_t copies = l.stage ? 1 : l.world, states = weights_only ? 1 : 3;
+    int64_t least = read.held / 2 * states / 3 * (l.stage ? 1 : l.world / l.ep);
+    CHECK(read.read >= least && read.read <= 2 * copies * read.held,
+          "%ld of %ld bytes read by %d ranks at ep %d, stage %d", (long)read.read, (long)read.held, l.world,
+          l.ep, l.stage);
+    CHECK(read.most * l.world >= read.read && read.most <= read.read, "%ld of %ld bytes read by one rank",
+          (long)read.most, (long)read.read);
 }
 
 static Mesh *make_mesh(int ep) {
@@ -70,8 +84,12 @@ static void every_pair(const char *run) {
             if (world % to || HARNESS_EXPERTS % to) continue;
             mesh = make_mesh(to);
             for (int stage = 0; stage < 3; stage++)
-                for (int saved = 0; saved < 3; saved++)
-                    load(mesh, layout_of(to, stage), run, 10 * from + saved, (stage + saved) % 3 == 0);
+                for (int saved = 0; saved < 3; saved++) {
+                    bool weights_only = (stage + saved) % 3 == 0;
+                    CheckpointRead read =
+                        load(mesh, layout_of(to, stage), run, 10 * from + saved, weights_only);
+                    if (from % 2) check_read(read, layout_of(to, stage), weights_only); // not compressed
+                }
             mesh_destroy(mesh);
         }
     }
@@ -125,7 +143,7 @@ static void one_file_is_damaged(const char *run) {
     CheckpointState state = harness_state(shards, l, mesh);
     json_t *record;
     snprintf(path, sizeof path, "%s/ckpt/step-000000090", run);
-    CHECK(checkpoint_load(&state, path, false, &record) == ERR_DATA, "loaded");
+    CHECK(checkpoint_load(&state, path, false, &record, NULL) == ERR_DATA, "loaded");
     CHECK(strstr(status_text(), "damaged"), "%s", status_text());
     harness_free(shards);
     mesh_destroy(mesh);

@@ -76,7 +76,7 @@ static void load(Case *c, int64_t step) {
     json_t *record;
     step_dir(c, step, dir);
     harness_fill(c->shards, 7777);
-    Status status = checkpoint_load(&c->state, dir, false, &record);
+    Status status = checkpoint_load(&c->state, dir, false, &record, NULL);
     CHECK(status == OK, "%s", status_text());
     if (status != OK) return;
     CHECK(json_equal(record, c->record), "record");

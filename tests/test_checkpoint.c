@@ -46,7 +46,7 @@ static Status load(const char *dir, int64_t step, bool weights_only, int64_t *wr
     Shards *shards = harness_create(&config, alone);
     CheckpointState state = harness_state(shards, alone, mesh);
     json_t *found = NULL;
-    Status status = checkpoint_load(&state, dir, weights_only, &found);
+    Status status = checkpoint_load(&state, dir, weights_only, &found, NULL);
     if (wrong) *wrong = harness_wrong(shards, step, !weights_only);
     if (status == OK)
         assert_true(json_equal(found, record));
@@ -251,7 +251,7 @@ static void little_is_read(void **state) {
         write_bytes(STEP_5 SHARD, data, bytes);
         *victim ^= 1;
         memset(shards->held[0].m, 0, count * sizeof(float));
-        assert_int_equal(checkpoint_load(&one, STEP_5, false, &found), inside ? ERR_DATA : OK);
+        assert_int_equal(checkpoint_load(&one, STEP_5, false, &found, NULL), inside ? ERR_DATA : OK);
         if (inside)
             assert_non_null(strstr(status_text(), "m of embed, elements 0 to 1464"));
         else
@@ -263,7 +263,7 @@ static void little_is_read(void **state) {
     data[9] ^= 1;
     write_bytes(STEP_5 SHARD, data, bytes);
     one.held_count = shards->held_count;
-    assert_int_equal(checkpoint_load(&one, STEP_5, false, &found), ERR_DATA);
+    assert_int_equal(checkpoint_load(&one, STEP_5, false, &found, NULL), ERR_DATA);
     free(data);
     harness_free(shards);
 }
@@ -368,7 +368,7 @@ static void assert_other_model(const ModelConfig *config, const char *expected) 
     Shards *shards = harness_create(config, alone);
     CheckpointState state = harness_state(shards, alone, mesh);
     json_t *found;
-    assert_int_equal(checkpoint_load(&state, STEP_5, false, &found), ERR_CONFIG);
+    assert_int_equal(checkpoint_load(&state, STEP_5, false, &found, NULL), ERR_CONFIG);
     if (!strstr(status_text(), expected)) fail_msg("'%s' does not say '%s'", status_text(), expected);
     harness_free(shards);
 }
@@ -398,9 +398,9 @@ static void weights_alone(void **state) {
     assert_int_equal(report.raw_bytes, 12 * model_size(&config, 1).total);
     to.buffers = 1;
     json_t *found = NULL;
-    assert_int_equal(checkpoint_load(&to, STEP_5, false, &found), ERR_CONFIG); // no bias in it
+    assert_int_equal(checkpoint_load(&to, STEP_5, false, &found, NULL), ERR_CONFIG); // no bias in it
     assert_non_null(strstr(status_text(), "router_bias"));
-    assert_int_equal(checkpoint_load(&to, STEP_5, true, &found), OK);
+    assert_int_equal(checkpoint_load(&to, STEP_5, true, &found, NULL), OK);
     assert_int_equal(harness_wrong(shards, 5, false), 0);
     json_decref(found);
     harness_free(shards);

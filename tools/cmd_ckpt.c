@@ -70,6 +70,19 @@ static const CliOption prune_options[] = {
     {.name = "dry-run", .kind = CLI_FLAG, .meaning = "says what would go, removes and re-reads nothing"},
     {0}};
 
+static const CliOption reshard_options[] = {
+    {.name = "files", .kind = CLI_INTEGER, .argument = "N", .meaning = "data files of the new one"},
+    {.name = "compress",
+     .kind = CLI_CHOICE,
+     .argument = "zlib|none",
+     .meaning = "compress its values, or not (default: as the old one)"},
+    {.name = "output",
+     .letter = 'o',
+     .kind = CLI_TEXT,
+     .argument = "CKPT",
+     .meaning = "the new checkpoint's folder"},
+    {0}};
+
 const CliCommand cli_ckpt[] = {
     {.name = "ckpt ls",
      .usage = "RUN|DIR…",
@@ -154,12 +167,25 @@ const CliCommand cli_ckpt[] = {
      .option = upcycle_options,
      .least = 1,
      .most = 1},
+    {.name = "ckpt reshard",
+     .usage = "CKPT|RUN[@STEP] --files N -o CKPT",
+     .meaning = "write a checkpoint again as N files of nearly equal size",
+     .details =
+         "Every byte is checked on the way; weights, optimizer states, record and digest stay the same. "
+         "Memory "
+         "is needed for\n"
+         "one of the N files, with zlib for two. Any files load on any number of ranks; others are easier to "
+         "copy, to archive,\n"
+         "or to read by many at once. floe train --fork CKPT goes on from the new ones.",
+     .option = reshard_options,
+     .least = 1,
+     .most = 1},
     {0}};
 
 int command_ckpt(int argc, char **argv) {
-    static int (*const part[])(const CliArgs *) = {ckpt_list,   ckpt_inspect, ckpt_verify,
-                                                   ckpt_pin,    ckpt_prune,   ckpt_diff,
-                                                   ckpt_import, ckpt_export,  ckpt_upcycle};
+    static int (*const part[])(const CliArgs *) = {ckpt_list,    ckpt_inspect, ckpt_verify, ckpt_pin,
+                                                   ckpt_prune,   ckpt_diff,    ckpt_import, ckpt_export,
+                                                   ckpt_upcycle, ckpt_reshard};
     CliArgs args;
     int exit_code;
     const CliCommand *command = cli_choose(argc, argv, cli_ckpt, &exit_code);

@@ -12,6 +12,7 @@ int ckpt_diff(const CliArgs *args);
 int ckpt_import(const CliArgs *args);
 int ckpt_export(const CliArgs *args);
 int ckpt_upcycle(const CliArgs *args);
+int ckpt_reshard(const CliArgs *args);
 
 // Folders of checkpoints at or below a path, in order of their names with numbers as numbers.
 typedef struct {

@@ -32,7 +32,8 @@ static const CliOption train_options[] = {
     {.name = "fork",
      .kind = CLI_TEXT,
      .argument = "RUN@STEP",
-     .meaning = "a new run from the full state of another one, with a future of its own"},
+     .meaning = "a new run from the full state of another one, or of a checkpoint's folder, with a future of "
+                "its own"},
     {.name = "max-time",
      .kind = CLI_TEXT,
      .argument = "3h50m",

@@ -78,9 +78,15 @@ Status checkpoint_writer_finish(CheckpointWriter *writer, CheckpointReport *repo
 
 // Fills held master, m, v and the buffers, after checking every byte that it uses. weights_only: masters
 // alone, m and v become 0, buffers are filled where the checkpoint has them; needed for checkpoints without
-// optimizer states. record: the manifest's, owned by the caller. ERR_DATA names file, tensor and position;
-// ERR_CONFIG says how the checkpoint's model differs. Collective over the world.
-Status checkpoint_load(const CheckpointState *state, const char *dir, bool weights_only, json_t **record);
+// optimizer states. record: the manifest's, owned by the caller. read: NULL, or what was read. ERR_DATA names
+// file, tensor and position; ERR_CONFIG says how the checkpoint's model differs. Collective over the world.
+typedef struct {
+    int64_t held;       // bytes of the checkpoint's data files,
+    int64_t read, most; // read from them by all ranks, and by the rank that read most
+    double seconds;     // the slowest rank's
+} CheckpointRead;
+Status checkpoint_load(const CheckpointState *state, const char *dir, bool weights_only, json_t **record,
+                       CheckpointRead *read);
 
 // Newest committed step ≤ at_most (−1: any) in RUN/ckpt whose files have the manifest's sizes and whose
 // manifest is whole; *step = −1 where there is none. Damaged ones are named on stderr and passed over. Not

@@ -43,11 +43,18 @@ static Status open_checked(DataFile *f, const char *path) {
     return OK;
 }
 
-static Status read_values(DataFile *f, StateKind kind, int64_t pos, int64_t count, float *out) {
-    if (f->hdf5) return hdf5_file_read_f32(f->hdf5, checkpoint_state_dataset(kind), pos, count, out);
+static Status read_bytes(DataFile *f, int64_t offset, void *out, size_t bytes) {
     char path[FILE_PATH_BYTES];
     manifest_path(f->manifest, f->file, path, sizeof path);
-    return file_read_at(f->fd, path, entry(f)->offset[kind] + 4 * pos, out, (size_t)count * sizeof *out);
+    f->read += (int64_t)bytes;
+    return file_read_at(f->fd, path, offset, out, bytes);
+}
+
+static Status read_values(DataFile *f, StateKind kind, int64_t pos, int64_t count, float *out) {
+    if (!f->hdf5) return read_bytes(f, entry(f)->offset[kind] + 4 * pos, out, (size_t)count * sizeof *out);
+    double share = (double)count / (double)(entry(f)->elements * f->manifest->states);
+    f->read += (int64_t)(share * (double)entry(f)->bytes);
+    return hdf5_file_read_f32(f->hdf5, checkpoint_state_dataset(kind), pos, count, out);
 }
 
 Status data_file_read(DataFile *f, StateKind kind, int64_t pos, int64_t count, float *out) {
@@ -71,6 +78,13 @@ static void damage_text(const Manifest *m, const ManifestSegment *s, StateKind k
         snprintf(text + length, size - (size_t)length, ", at byte %ld", (long)(offset + 4 * s->pos));
 }
 
+static Status judge_segment(const DataFile *f, const ManifestSegment *s, StateKind kind, uint32_t crc) {
+    if (crc == s->crc[kind]) return OK;
+    char place[256];
+    damage_text(f->manifest, s, kind, place, sizeof place);
+    FAIL(ERR_DATA, "%s/%s: damaged: %s", f->manifest->dir, entry(f)->name, place);
+}
+
 static Status stream_segment(DataFile *f, const ManifestSegment *s, StateKind kind, int64_t first,
                              int64_t count, float *out, float *piece) {
     uint32_t crc = 0;
@@ -80,10 +94,11 @@ static Status stream_segment(DataFile *f, const ManifestSegment *s, StateKind ki
         crc = crc32c(crc, piece, (size_t)n * sizeof *piece);
         copy_overlap(piece, s->first + done, n, first, count, out);
     }
-    if (crc == s->crc[kind]) return OK;
-    char place[256];
-    damage_text(f->manifest, s, kind, place, sizeof place);
-    FAIL(ERR_DATA, "%s/%s: damaged: %s", f->manifest->dir, entry(f)->name, place);
+    return judge_segment(f, s, kind, crc);
+}
+
+Status data_file_confirm(const DataFile *f, const ManifestSegment *s, StateKind kind, const float *values) {
+    return judge_segment(f, s, kind, crc32c(0, values, (size_t)s->count * sizeof *values));
 }
 
 Status data_file_segment(DataFile *f, const ManifestSegment *s, StateKind kind, int64_t first, int64_t count,
@@ -100,7 +115,7 @@ Status data_file_buffer(DataFile *f, const ManifestBuffer *b, float *out) {
     char path[FILE_PATH_BYTES];
     size_t bytes = (size_t)checkpoint_elements(b->dims, b->dim) * sizeof *out;
     manifest_path(f->manifest, f->file, path, sizeof path);
-    TRY(file_read_at(f->fd, path, b->offset, out, bytes));
+    TRY(read_bytes(f, b->offset, out, bytes));
     if (crc32c(0, out, bytes) != b->crc) FAIL(ERR_DATA, "%s: damaged: buffer %s", path, b->name);
     return OK;
 }
@@ -130,17 +145,59 @@ static void name_damage(DataFile *f, char *text, size_t size) {
     }
 }
 
-Status data_file_checksum(DataFile *f) {
-    char path[FILE_PATH_BYTES], place[256];
-    int64_t bytes;
-    uint32_t crc;
-    manifest_path(f->manifest, f->file, path, sizeof path);
-    TRY(file_checksum(f->fd, path, &bytes, &crc));
+static Status judge_file(DataFile *f, const char *path, int64_t bytes, uint32_t crc) {
+    char place[256];
     if (bytes != entry(f)->bytes)
         FAIL(ERR_DATA, "%s: has %ld bytes, the manifest says %ld", path, (long)bytes, (long)entry(f)->bytes);
     if (crc == entry(f)->crc) return OK;
     name_damage(f, place, sizeof place);
     FAIL(ERR_DATA, "%s: damaged: %s; checksum %08x, the manifest says %08x", path, place, crc, entry(f)->crc);
+}
+
+Status data_file_checksum(DataFile *f) {
+    char path[FILE_PATH_BYTES];
+    int64_t bytes;
+    uint32_t crc;
+    manifest_path(f->manifest, f->file, path, sizeof path);
+    TRY(file_checksum(f->fd, path, &bytes, &crc));
+    f->read += bytes;
+    return judge_file(f, path, bytes, crc);
+}
+
+// Copies what bytes [at, at + n) of the file hold of the ranges. next: the first range that does not end
+// before.
+static void fill_ranges(const DataFile *f, const char *bytes, int64_t at, int64_t n, const DataRange *range,
+                        int ranges, int next[STATE_KINDS]) {
+    for (int k = 0; k < f->manifest->states; k++)
+        for (int i = next[k]; i < ranges; i++) {
+            int64_t begin = entry(f)->offset[k] + 4 * range[i].pos, end = begin + 4 * range[i].count;
+            if (begin >= at + n) break;
+            if (end <= at + n) next[k] = i + 1;
+            int64_t from = begin > at ? begin : at, to = end < at + n ? end : at + n;
+            if (from < to)
+                memcpy((char *)range[i].to[k] + (from - begin), bytes + (from - at), (size_t)(to - from));
+        }
+}
+
+Status data_file_scan(DataFile *f, const DataRange *range, int ranges) {
+    char path[FILE_PATH_BYTES];
+    manifest_path(f->manifest, f->file, path, sizeof path);
+    char *piece = malloc(PIECE * sizeof(float));
+    REQUIRE(piece, "out of memory: %d values", PIECE);
+    int64_t bytes = entry(f)->bytes; // manifest_read has seen that it has so many
+    int next[STATE_KINDS] = {0};
+    uint32_t crc = 0;
+    Status status = OK;
+    for (int64_t at = 0, n; at < bytes && status == OK; at += n) {
+        n = bytes - at < (int64_t)(PIECE * sizeof(float)) ? bytes - at : (int64_t)(PIECE * sizeof(float));
+        status = read_bytes(f, at, piece, (size_t)n);
+        if (status != OK) break;
+        crc = crc32c(crc, piece, (size_t)n);
+        fill_ranges(f, piece, at, n, range, ranges, next);
+    }
+    free(piece);
+    TRY(status);
+    return judge_file(f, path, bytes, crc);
 }
 
 Status data_file_check(DataFile *f) {

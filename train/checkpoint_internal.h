@@ -163,6 +163,7 @@ typedef struct {
     int file, fd;
     Hdf5File *hdf5; // of a compressed file, once it has been checked
     bool checked;
+    int64_t read; // bytes of it so far; of what the library reads, its share of the compressed file
 } DataFile;
 Status data_file_open(DataFile *out, const Manifest *manifest, int file);
 void data_file_close(DataFile *file);
@@ -174,6 +175,16 @@ Status data_file_read(DataFile *file, StateKind kind, int64_t pos, int64_t count
 // Copies elements [first, first + count) of the segment's tensor into out after checking the whole segment.
 Status data_file_segment(DataFile *file, const ManifestSegment *segment, StateKind kind, int64_t first,
                          int64_t count, float *out);
+typedef struct {
+    int64_t pos, count; // values of each state dataset
+    float *to[STATE_KINDS];
+} DataRange;
+// Fills ranges, which are sorted and do not overlap, in one pass over the whole file, which is checked: what
+// was filled counts only once this has returned OK. Not for compressed files.
+Status data_file_scan(DataFile *file, const DataRange *range, int ranges);
+// That these are the segment's values: a file may be as it was written and hold something else there.
+Status data_file_confirm(const DataFile *file, const ManifestSegment *segment, StateKind kind,
+                         const float *values);
 Status data_file_buffer(DataFile *file, const ManifestBuffer *buffer, float *out);
 
 // ---- folders (checkpoint_folder.c)

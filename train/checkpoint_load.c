@@ -1,12 +1,13 @@
 // SPDX-License-Identifier: Apache-2.0
 // Loading, by all ranks: what a rank holds is intersected with the manifest's segments, whoever wrote them.
+#include "core/clock.h"
 #include "train/checkpoint_internal.h"
 #include <stdlib.h>
 #include <string.h>
 
 typedef struct { // elements [first, first + count) of a segment's tensor go to slice
     int segment, slice, file;
-    int64_t first, count, pos; // file, pos: where the segment lies
+    int64_t first, count, pos; // file, pos: where they lie
 } Copy;
 
 typedef struct {
@@ -15,6 +16,7 @@ typedef struct {
     bool weights_only;
     Copy *copy; // sorted by file
     int copies, capacity;
+    int64_t read; // bytes of data files
 } Load;
 
 // ---- is it this model?
@@ -118,7 +120,7 @@ static void add_copy(Load *load, int slice, int segment) {
                                         .file = from->file,
                                         .first = first,
                                         .count = end - first,
-                                        .pos = from->pos};
+                                        .pos = from->pos + (first - from->first)};
 }
 
 // First segment of the tensor that ends after `first`.
@@ -158,42 +160,78 @@ static int states_read(const Load *load) {
     return load->weights_only ? 1 : STATE_KINDS;
 }
 
-// A file of which a quarter or more is wanted is checked whole; of others, the segments that are read.
-static Status check_file(const Load *load, DataFile *file, int first, int end) {
-    int64_t wanted = 0;
-    for (int i = first; i < end; i++)
-        wanted += 4 * states_read(load) * load->manifest.segment[load->copy[i].segment].count;
-    return 4 * wanted >= load->manifest.file[file->file].bytes ? data_file_check(file) : OK;
+// A file of which half or more is wanted is read once from end to end and checked as a whole; of others the
+// segments that are wanted, each checked for itself.
+static bool wants_all(const Load *load, int first, int end) {
+    const Manifest *m = &load->manifest;
+    int64_t wanted = 0, segments = 0, bytes = m->file[load->copy[first].file].bytes;
+    for (int i = first; i < end; i++) {
+        wanted += 4 * states_read(load) * load->copy[i].count;
+        segments += 4 * states_read(load) * m->segment[load->copy[i].segment].count;
+    }
+    return states_read(load) == m->states && !m->zlib && (2 * wanted >= bytes || segments >= bytes);
 }
 
-static Status read_copies(const Load *load, DataFile *file, int first, int end) {
-    for (int i = first; i < end; i++) {
-        const Copy *c = &load->copy[i];
-        const ZeroSlice *s = &load->state->held[c->slice];
-        float *to[STATE_KINDS] = {s->master, s->m, s->v};
-        for (int k = 0; k < states_read(load); k++)
-            TRY(data_file_segment(file, &load->manifest.segment[c->segment], (StateKind)k, c->first, c->count,
-                                  to[k] + (c->first - s->first)));
-    }
+static void find_places(const Load *load, const Copy *c, float *to[STATE_KINDS]) {
+    const ZeroSlice *s = &load->state->held[c->slice];
+    float *const state[STATE_KINDS] = {s->master, s->m, s->v};
+    for (int k = 0; k < states_read(load); k++) to[k] = state[k] + (c->first - s->first);
+}
+
+static Status read_copy(const Load *load, DataFile *file, const Copy *c) {
+    float *to[STATE_KINDS];
+    find_places(load, c, to);
+    for (int k = 0; k < states_read(load); k++)
+        TRY(data_file_segment(file, &load->manifest.segment[c->segment], (StateKind)k, c->first, c->count,
+                              to[k]));
     return OK;
 }
 
-static Status read_files(const Load *load) {
+// Of a segment that was filled in part the rest is read for its checksum.
+static Status confirm_copy(const Load *load, DataFile *file, const Copy *c) {
+    const ManifestSegment *segment = &load->manifest.segment[c->segment];
+    float *to[STATE_KINDS];
+    if (c->count < segment->count) return read_copy(load, file, c);
+    find_places(load, c, to);
+    for (int k = 0; k < states_read(load); k++) TRY(data_file_confirm(file, segment, (StateKind)k, to[k]));
+    return OK;
+}
+
+static Status scan_file(const Load *load, DataFile *file, int first, int end) {
+    DataRange *range = calloc((size_t)(end - first), sizeof *range);
+    REQUIRE(range, "out of memory: %d ranges", end - first);
+    for (int i = first; i < end; i++) {
+        range[i - first] = (DataRange){.pos = load->copy[i].pos, .count = load->copy[i].count};
+        find_places(load, &load->copy[i], range[i - first].to);
+    }
+    Status status = data_file_scan(file, range, end - first);
+    for (int i = first; i < end && status == OK; i++) status = confirm_copy(load, file, &load->copy[i]);
+    free(range);
+    return status;
+}
+
+static Status read_copies(const Load *load, DataFile *file, int first, int end) {
+    for (int i = first; i < end; i++) TRY(read_copy(load, file, &load->copy[i]));
+    return OK;
+}
+
+static Status read_files(Load *load) {
     const Manifest *m = &load->manifest;
     for (int first = 0, end; first < load->copies; first = end) {
         int number = load->copy[first].file;
         for (end = first; end < load->copies && load->copy[end].file == number;) end++;
         DataFile file;
         TRY(data_file_open(&file, m, number));
-        Status status = check_file(load, &file, first, end);
-        if (status == OK) status = read_copies(load, &file, first, end);
+        Status status = wants_all(load, first, end) ? scan_file(load, &file, first, end)
+                                                    : read_copies(load, &file, first, end);
+        load->read += file.read;
         data_file_close(&file);
         TRY(status);
     }
     return OK;
 }
 
-static Status read_buffers(const Load *load) {
+static Status read_buffers(Load *load) {
     const Manifest *m = &load->manifest;
     for (int i = 0; i < load->state->buffers; i++) {
         const ManifestBuffer *found = find_buffer(m, load->state->buffer[i].name);
@@ -201,6 +239,7 @@ static Status read_buffers(const Load *load) {
         DataFile file;
         TRY(data_file_open(&file, m, found->file));
         Status status = data_file_buffer(&file, found, load->state->buffer[i].data);
+        load->read += file.read;
         data_file_close(&file);
         TRY(status);
     }
@@ -227,13 +266,24 @@ static Status fill(Load *load) {
     return read_buffers(load);
 }
 
-Status checkpoint_load(const CheckpointState *state, const char *dir, bool weights_only, json_t **record) {
+static void report(const Load *load, Group *world, double seconds, CheckpointRead *out) {
+    *out = (CheckpointRead){.read = load->read, .most = load->read, .seconds = seconds};
+    for (int i = 0; i < load->manifest.files; i++) out->held += load->manifest.file[i].bytes;
+    group_sum_i64(world, &out->read, 1);
+    group_max_i64(world, &out->most, 1);
+    group_max_f64(world, &out->seconds, 1);
+}
+
+Status checkpoint_load(const CheckpointState *state, const char *dir, bool weights_only, json_t **record,
+                       CheckpointRead *read) {
     Group *world = mesh_group(state->mesh, AXIS_WORLD);
     Load load = {.state = state, .weights_only = weights_only};
+    double begun = clock_seconds();
     *record = NULL;
     TRY(group_agree(world, manifest_read(&load.manifest, dir)));
     Status status = match_model(&load, world);
     if (status == OK) status = group_agree(world, fill(&load));
+    if (status == OK && read) report(&load, world, clock_seconds() - begun, read);
     if (status == OK) *record = json_deep_copy(json_object_get(load.manifest.json, "record"));
     free(load.copy);
     manifest_free(&load.manifest);

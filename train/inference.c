@@ -30,7 +30,7 @@ Status inference_load(Inference *inference, int sequences, int seq_len, bool wit
     CheckpointBuffer bias;
     CheckpointState part = state_checkpoint(&inference->state, &bias);
     json_t *record = NULL;
-    Status status = checkpoint_load(&part, inference->dir, true, &record);
+    Status status = checkpoint_load(&part, inference->dir, true, &record, NULL);
     json_decref(record);
     TRY(group_agree(mesh_group(inference->mesh, AXIS_WORLD), status));
     zero_weights_gather(inference->state.zero);

@@ -54,8 +54,18 @@ static Status find(const char *run, int64_t step, int64_t *found, char *dir, siz
     return OK;
 }
 
+static bool is_checkpoint(const char *path) {
+    char manifest[RUN_PATH_BYTES + 16];
+    snprintf(manifest, sizeof manifest, "%s/MANIFEST.json", path);
+    return access(manifest, F_OK) == 0;
+}
+
 static Status find_fork(const StartRequest *request, char *dir, size_t size) {
     int64_t found;
+    if (request->fork_step < 0 && is_checkpoint(request->fork_run)) {
+        snprintf(dir, size, "%s", request->fork_run);
+        return OK;
+    }
     TRY(find(request->fork_run, request->fork_step, &found, dir, size));
     if (found >= 0) return OK;
     if (request->fork_step < 0)
@@ -88,11 +98,10 @@ Status start_request_check(const StartRequest *request, const char *run_dir) {
 }
 
 Status checkpoint_path_resolve(const char *spec, char *dir, size_t size) {
-    char manifest[RUN_PATH_BYTES], run[RUN_PATH_BYTES];
+    char run[RUN_PATH_BYTES];
     struct stat info;
-    if ((size_t)snprintf(manifest, sizeof manifest, "%s/MANIFEST.json", spec) >= sizeof manifest)
-        FAIL(ERR_CONFIG, "%.80s…: the path is too long", spec);
-    if (stat(manifest, &info) == 0) {
+    if (strlen(spec) >= sizeof run) FAIL(ERR_CONFIG, "%.80s…: the path is too long", spec);
+    if (is_checkpoint(spec)) {
         snprintf(dir, size, "%s", spec);
         return OK;
     }
@@ -160,7 +169,7 @@ static Status load(TrainState *state, const char *dir, bool weights_only, Start 
     CheckpointBuffer bias;
     CheckpointState part = state_checkpoint(state, &bias);
     json_t *record = NULL;
-    Status status = group_agree(world, checkpoint_load(&part, dir, weights_only, &record));
+    Status status = group_agree(world, checkpoint_load(&part, dir, weights_only, &record, &out->read));
     if (status == OK && !weights_only) status = group_agree(world, take_position(state, record, dir));
     if (status == OK) {
         zero_weights_gather(state->zero);

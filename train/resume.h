@@ -8,11 +8,12 @@ typedef enum { RESUME_AUTO, RESUME_NEVER, RESUME_STEP } ResumeMode;
 typedef struct {
     ResumeMode mode;
     int64_t step;                  // of RESUME_STEP: the state after that step
-    char fork_run[RUN_PATH_BYTES]; // "": no fork
+    char fork_run[RUN_PATH_BYTES]; // or a checkpoint's folder; "": no fork
     int64_t fork_step;             // −1: the newest
 } StartRequest;
 
-// resume: NULL, auto, never or a step; fork: NULL, RUN or RUN@STEP. ERR_CONFIG explains.
+// resume: NULL, auto, never or a step; fork: NULL, RUN, RUN@STEP or a checkpoint's folder. ERR_CONFIG
+// explains.
 Status start_request_parse(StartRequest *out, const char *resume, const char *fork);
 // What can be refused before any rank starts. Not collective.
 Status start_request_check(const StartRequest *request, const char *run_dir);
@@ -21,6 +22,7 @@ typedef struct {
     char from[RUN_PATH_BYTES]; // the checkpoint; "" where the run is fresh
     enum { START_FRESH, START_RESUMED, START_FORKED, START_WEIGHTS } kind;
     int saved_world, saved_ep, saved_zero;
+    CheckpointRead read;
     json_t *quarantined; // on rank 0: an array of what checkpoint_find_newest says of damaged ones; owned by
                          // the caller
 } Start;

@@ -142,6 +142,20 @@ static Status write_meta(const Run *run) {
     return status;
 }
 
+static json_t *describe_start(const Run *run) {
+    static const char *const kind[] = {"fresh", "resumed", "forked", "weights"};
+    const Start *start = &run->start;
+    json_t *event =
+        json_pack("{s:s, s:s, s:i, s:i, s:i}", "kind", kind[start->kind], "from", start->from, "ranks",
+                  comm_world_size(), "ep", run->config->parallel.ep, "zero", run->config->parallel.zero);
+    if (start->kind != START_FRESH)
+        json_object_update_new(event, json_pack("{s:I, s:I, s:I, s:f}", "checkpoint_bytes",
+                                                (json_int_t)start->read.held, "read_bytes",
+                                                (json_int_t)start->read.read, "rank_read_bytes",
+                                                (json_int_t)start->read.most, "read_s", start->read.seconds));
+    return event;
+}
+
 static Status write_files(Run *run) {
     const RunRequest *request = run->request;
     int64_t removed;
@@ -159,11 +173,7 @@ static Status write_files(Run *run) {
     size_t i;
     json_array_foreach(run->start.quarantined, i, entry)
         TRY(metrics_event(&run->metrics, "quarantine", run->state.step, json_incref(entry)));
-    static const char *const kind[] = {"fresh", "resumed", "forked", "weights"};
-    return metrics_event(&run->metrics, "start", run->state.step,
-                         json_pack("{s:s, s:s, s:i, s:i, s:i}", "kind", kind[run->start.kind], "from",
-                                   run->start.from, "ranks", comm_world_size(), "ep",
-                                   run->config->parallel.ep, "zero", run->config->parallel.zero));
+    return metrics_event(&run->metrics, "start", run->state.step, describe_start(run));
 }
 
 // ---- begin and end

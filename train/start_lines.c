@@ -136,18 +136,29 @@ void start_lines_print(const TrainState *state, const RunNames *names) {
     print_batch(state);
 }
 
+// "; read 12 MiB of 12 MiB in 0.02 s"; of several ranks also the most that one of them read.
+static void read_text(const TrainState *state, const CheckpointRead *read, char *out, size_t size) {
+    char most[64] = "";
+    if (group_size(world(state)) > 1)
+        snprintf(most, sizeof most, " (one rank %s at most)", short_bytes((double)read->most).text);
+    snprintf(out, size, "; read %s of %s%s in %.2f s", short_bytes((double)read->read).text,
+             short_bytes((double)read->held).text, most, read->seconds);
+}
+
 void start_lines_resume(const TrainState *state, const Start *start) {
     int64_t tokens =
         batch_first_sample(&state->config->batch.plan, state->step + 1) * state->config->batch.seq_len;
+    char read[256];
+    read_text(state, &start->read, read, sizeof read);
     if (start->kind == START_FRESH)
         log_rank0(LOG_INFO, "resume    none (fresh run)");
     else if (start->kind == START_WEIGHTS)
-        log_rank0(LOG_INFO, "resume    weights of %s, fresh optimizer, step 0", start->from);
+        log_rank0(LOG_INFO, "resume    weights of %s, fresh optimizer, step 0%s", start->from, read);
     else
-        log_rank0(LOG_INFO, "resume    %s: step %lld, token %lld; saved by %d rank%s (ep %d, zero %d)%s",
+        log_rank0(LOG_INFO, "resume    %s: step %lld, token %lld; saved by %d rank%s (ep %d, zero %d)%s%s",
                   start->from, (long long)state->step, (long long)tokens, start->saved_world,
                   start->saved_world == 1 ? "" : "s", start->saved_ep, start->saved_zero,
-                  start->kind == START_FORKED ? "; forked" : "");
+                  start->kind == START_FORKED ? "; forked" : "", read);
 }
 
 // ---- memory
