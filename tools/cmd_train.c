@@ -9,6 +9,7 @@
 #include "train/loop.h"
 #include "train/run.h"
 #include "train/signals.h"
+#include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -269,21 +270,37 @@ static int train_in_ranks(RunRequest *request, const CliArgs *args, int argc, ch
     return status;
 }
 
+// Asked to stop while there was nothing to stop yet.
+static bool is_stopped(void) {
+    int number = signals_noted();
+    if (number == SIGUSR1) raise(number); // for the job to come
+    if (number == 0 || number == SIGUSR1) return false;
+    log_rank0(LOG_WARN, "signal %d (%s) before the ranks were started: start the same line again", number,
+              strsignal(number));
+    return true;
+}
+
 static int train_from_front(RunRequest *request, const CliArgs *args, int argc, char **argv) {
     int ranks = launch_rank_count((int)cli_integer(args, "ranks", 0)), exit_code;
     RunFolder folder = {.lock = {-1}};
     bool dry = cli_flag(args, "dry-run"), printed;
+    if (!dry) signals_catch();
     Status status = check(request, ranks, dry, &printed);
     if (printed) return status;
     if (status == OK && !dry) status = run_folder_open(&folder, request);
     if (status != OK) return cli_failure(status);
     if (dry) return OK;
+    if (is_stopped()) {
+        run_folder_close(&folder);
+        return ERR_TEMPORARY;
+    }
     setenv(folder_variable, folder.path, 1);
     LaunchEnd end = {0};
     int most = (int)cli_integer(args, "restarts", 0);
     Restarts restarts = restarts_create(most, folder.path);
     LaunchOptions launch = {.ranks = ranks,
                             .always = most > 0,
+                            .noted = signals_noted,
                             .end = &end,
                             .color = cli_text(args, "color"),
                             .progress = cli_text(args, "progress"),

@@ -196,8 +196,11 @@ static int run(const LaunchOptions *options, int ranks, int argc, char **argv) {
     if (launch.mpirun == 0) run_mpirun(command, errors[1], &before);
     REQUIRE(launch.mpirun > 0, "cannot start mpirun: %s", strerror(errno));
     close(errors[1]);
+    int noted = options->noted ? options->noted() : 0;
+    if (noted) on_signal(&launch, noted);
     wait_for_end(&launch);
     launch_job_end(&launch.job);
+    launch_environment_end(&launch.job);
     drain(&launch);
     int exit_code = exit_code_of(&launch);
     launch_output_end(&launch.output, exit_code != OK && exit_code != ERR_TEMPORARY && !launch.ended_by);

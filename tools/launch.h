@@ -22,6 +22,7 @@ typedef struct {
     bool nothing_to_save;         // the ranks do not listen to signals: the first one ends them at once
     bool verbose;                 // shows the mpirun command line and what mpirun says
     bool always;                  // one rank gets a process and a front end too
+    int (*noted)(void);           // a signal that came before the job was there, or 0; NULL: none is noted
     LaunchEnd *end;               // filled where a job was started; or NULL
 } LaunchOptions;
 

@@ -160,6 +160,9 @@ void launch_terminal_environment(const LaunchOptions *options) {
     setenv("FLOE_PROGRESS", decided(options->progress, draws) ? "1" : "0", 1);
 }
 
+static const char *const folder_variable[] = {"OMPI_MCA_btl_vader_backing_directory",
+                                              "OMPI_MCA_orte_tmpdir_base"};
+
 void launch_environment(const LaunchOptions *options, const LaunchJob *job, int ranks) {
     launch_terminal_environment(options);
     setenv("FLOE_JOB", job->name, 1);
@@ -168,8 +171,14 @@ void launch_environment(const LaunchOptions *options, const LaunchJob *job, int 
     if (!may_read_processes()) setenv("OMPI_MCA_btl_vader_single_copy_mechanism", "none", 0);
     if (is_local()) {
         setenv("OMPI_MCA_btl", "self,vader", 0);
-        if (job->folder[0]) setenv("OMPI_MCA_btl_vader_backing_directory", job->folder, 0);
-        if (job->folder[0]) setenv("OMPI_MCA_orte_tmpdir_base", job->folder, 0);
+        for (int i = 0; i < 2 && job->folder[0]; i++) setenv(folder_variable[i], job->folder, 0);
     }
     if (ranks > launch_cores()) setenv("OMPI_MCA_mpi_yield_when_idle", "1", 0);
+}
+
+void launch_environment_end(const LaunchJob *job) {
+    for (int i = 0; i < 2; i++) {
+        const char *value = getenv(folder_variable[i]);
+        if (value && strcmp(value, job->folder) == 0) unsetenv(folder_variable[i]);
+    }
 }

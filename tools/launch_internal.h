@@ -51,5 +51,6 @@ void launch_watch_parent(void);
 char **launch_command(int ranks, int argc, char **argv);
 // Sets what ranks find in their environment. Call before launch_command.
 void launch_environment(const LaunchOptions *options, const LaunchJob *job, int ranks);
+void launch_environment_end(const LaunchJob *job);              // a restart has a folder of its own
 void launch_terminal_environment(const LaunchOptions *options); // FLOE_COLOR and FLOE_PROGRESS alone
 int launch_cores(void);                                         // processors that this process may use

@@ -8,13 +8,16 @@
 
 // The only state of the process here: handlers can reach nothing else.
 static volatile sig_atomic_t stop_signal, save_signal;
+static volatile sig_atomic_t asked; // TERM, INT or HUP has come
 
 static void on_stop(int number) {
-    if (stop_signal && number != SIGUSR2) { // asked twice
+    if (asked && number != SIGUSR2) {
         signal(number, SIG_DFL);
         raise(number);
         return;
     }
+    asked |=
+        number != SIGUSR2; // a launcher's USR2 may be followed by a TERM to all, while the save is written
     stop_signal = number;
 }
 
@@ -37,6 +40,12 @@ void signals_catch(void) {
     if (hangup.sa_handler != SIG_IGN) handle(SIGHUP, on_stop); // nohup keeps its meaning
     handle(SIGUSR1, on_save);
     signal(SIGXFSZ, SIG_IGN); // a write beyond the limit of a file's size fails like one on a full disk
+}
+
+int signals_noted(void) {
+    int number = stop_signal ? stop_signal : save_signal;
+    save_signal = 0;
+    return number;
 }
 
 // Removes RUN/ctl/NAME; whether it was there.

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
-// What someone outside asks of a running job. TERM, USR2 and INT: save and stop; USR1: save and go on; a
-// second TERM or INT ends the process at once. The files RUN/ctl/save and RUN/ctl/stop ask the same,
+// What someone outside asks of a running job. TERM, INT, HUP and USR2: save and stop; USR1: save and go on;
+// the second of TERM, INT and HUP ends the process at once. The files RUN/ctl/save and RUN/ctl/stop ask the
+// same,
 // --max-time asks to stop.
 #pragma once
 #include "comm/group.h"
@@ -18,6 +19,9 @@ typedef struct {
 // From here on signals are noted instead of ending the process. Call first: a job may be asked to stop while
 // it starts.
 void signals_catch(void);
+// What was noted before a job was there to tell: the signal that asks for a stop, or SIGUSR1, which is then
+// forgotten; 0: nothing.
+int signals_noted(void);
 // run_dir's control files that lie there from before are removed.
 void signals_start(Signals *signals, Group *world, const char *run_dir, double max_seconds);
 // Adds what any rank was asked since the last poll: the same on all ranks. own: this rank's trouble since
