@@ -134,7 +134,7 @@ static void try_checkpoint(const Flip *flip) {
     Shards *shards = harness_create(&config, alone);
     CheckpointState state = harness_state(shards, alone, mesh);
     json_t *record = NULL;
-    status = checkpoint_load(&state, dir, false, &record);
+    status = checkpoint_load(&state, dir, false, &record, NULL);
     if (status == ERR_DATA)
         check_message(flip);
     else if (status != OK || harness_wrong(shards, step, true))
