@@ -55,6 +55,7 @@ static inline void stream_poll(Stream stream) {
 }
 
 // What a person may want to know of the GPUs here. Asks the driver, and starts nothing on a GPU.
+enum { GPU_TEXTS = 16 };
 typedef struct {
     char name[64];
     int major, minor, processors; // compute capability; streaming multiprocessors
@@ -65,7 +66,7 @@ typedef struct {
     char driver[64];   // the newest CUDA that the driver knows; "" without a driver
     char problem[256]; // why no GPU can be used; "" where one can
     int count;
-    GpuText gpu[16];
+    GpuText gpu[GPU_TEXTS]; // the first of them
 } GpuReport;
 GpuReport device_gpus(void);
 #ifdef __cplusplus

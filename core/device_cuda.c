@@ -112,7 +112,6 @@ static void describe_gpu(GpuText *gpu, int index) {
 }
 
 GpuReport device_gpus(void) {
-    enum { MOST = sizeof((GpuReport *)0)->gpu / sizeof(GpuText) };
     GpuReport report = {.built = FLOE_CUDA_BUILT};
     int driver = 0, count = 0;
     if (cudaDriverGetVersion(&driver) == cudaSuccess && driver > 0)
@@ -131,6 +130,6 @@ GpuReport device_gpus(void) {
         snprintf(report.problem, sizeof report.problem, "the driver shows no GPU");
     else if (count > 0)
         report.count = count;
-    for (int i = 0; i < report.count && i < MOST; i++) describe_gpu(&report.gpu[i], i);
+    for (int i = 0; i < report.count && i < GPU_TEXTS; i++) describe_gpu(&report.gpu[i], i);
     return report;
 }

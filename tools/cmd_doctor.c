@@ -127,13 +127,38 @@ static void look_at_libraries(Report *report) {
 #endif
 }
 
-static void look_at_gpu(Report *report) {
-    char driver[160], compiler[160];
+// "8 NVIDIA H100 80GB HBM3 (sm_90, 132 processors, 79.1 GB)", and how many others there are.
+static void print_gpus(const GpuReport *gpus, char *value) {
+    const GpuText *first = &gpus->gpu[0];
+    int same = 0;
+    for (int i = 0; i < gpus->count && i < GPU_TEXTS; i++)
+        same += !strcmp(gpus->gpu[i].name, first->name) && gpus->gpu[i].memory == first->memory;
+    int length =
+        snprintf(value, TEXT_BYTES, "%d %s (sm_%d%d, %d processors, %s)", same, first->name, first->major,
+                 first->minor, first->processors, short_bytes((double)first->memory).text);
+    if (same < gpus->count)
+        snprintf(value + length, TEXT_BYTES - (size_t)length, ", %d others", gpus->count - same);
+}
+
+static void look_at_gpus(Report *report) {
+    char driver[160];
+    GpuReport gpus = device_gpus();
     proc_value("/proc/driver/nvidia/version", "NVRM version", driver, sizeof driver);
-    first_line_of("command -v nvcc || ls /usr/local/cuda/bin/nvcc 2>/dev/null", compiler, sizeof compiler);
-    snprintf(add(report, "cuda")->value, TEXT_BYTES, "%s%.100s, %s%.100s; this build computes on the CPU",
-             driver[0] ? "driver " : "no driver", driver, compiler[0] ? "compiler " : "no compiler",
-             compiler);
+    Entry *built = add(report, "gpu support");
+    snprintf(built->value, TEXT_BYTES, "%s%s", gpus.built[0] ? "built with " : "not built in", gpus.built);
+    Entry *cuda = add(report, "gpu driver");
+    snprintf(cuda->value, TEXT_BYTES, "%s%s%s",
+             gpus.driver[0] ? gpus.driver
+             : driver[0]    ? ""
+                            : "none",
+             gpus.driver[0] && driver[0] ? ", " : "", driver);
+    Entry *gpu = add(report, "gpu");
+    if (gpus.count > 0)
+        print_gpus(&gpus, gpu->value);
+    else
+        snprintf(gpu->value, TEXT_BYTES, "no GPU: %.200s", gpus.problem);
+    if (gpus.count == 0 && driver[0])
+        snprintf(gpu->advice, TEXT_BYTES, "there is a driver, but this floe computes on the CPU alone");
 }
 
 static void look_at_shared_memory(Report *report, bool clean) {
@@ -204,7 +229,7 @@ int command_doctor(int argc, char **argv) {
     look_at_memory(&report);
     look_at_mpi(&report);
     look_at_libraries(&report);
-    look_at_gpu(&report);
+    look_at_gpus(&report);
     look_at_shared_memory(&report, cli_flag(&args, "clean"));
     look_at_limits(&report);
     (cli_flag(&args, "json") ? print_json : print_text)(&report);
