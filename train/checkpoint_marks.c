@@ -52,6 +52,7 @@ static Status write_mark(const MarkPlace *place, uint32_t crc) {
     snprintf(text, sizeof text, "%08x\n", crc);
     snprintf(fresh, sizeof fresh, "%s.%lx.tmp", place->path, (long)getpid());
     TRY(file_make_folders(place->folder));
+    TRY(file_sync_parent(place->folder));
     TRY(file_remove_tree(fresh));
     TRY(file_write_durable(fresh, text, strlen(text)));
     if (rename(fresh, place->path)) {

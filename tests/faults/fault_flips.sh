@@ -36,7 +36,7 @@ for run in plain-1 plain-3 zlib-2; do
     flip "bit flip in a data file ($of)" "$how" checkpoint $run 7 'shard_*' $flips $seed
 done
 make_data
-for extension in idx bin; do
+for extension in idx bin crc; do
     flip "bit flip in a token shard's .$extension" "uniform over the file; opened and read whole" \
         shard data/code $extension $flips $seed
 done
@@ -70,5 +70,27 @@ for i in $(seq $starts); do
     "$floe" ckpt diff "$(checkpoint whole 30)" "$(checkpoint cut 30)" >diff.txt 2>&1 || note wrong "$(tail -1 diff.txt)"
 done
 echo "result: bit flip met by a start | $starts | $lost | $wrong | a manifest or data file of 2 ranks; the run goes on from the checkpoint before, to the same end"
+
+bad=$((bad + wrong + lost))
+# What a run reads of a damaged token shard ends it; what it does not read changes nothing.
+lost=0 wrong=0 ended=0
+for i in $(seq $starts); do
+    rm -rf cut
+    cp -r data bent
+    set -- bent/*
+    eval "file=\${$((i % $# + 1))}"
+    byte=$("$tools/tool_flips" one "$file" $((seed + i)))
+    sed "s,path: data/,path: bent/,g" c.yaml >bent.yaml
+    "$floe" train bent.yaml -n 2 -o cut >out.txt 2>err.txt
+    code=$?
+    losses cut >losses.txt 2>/dev/null
+    case $code in
+    0) cmp -s whole.txt losses.txt || note wrong "losses differ" ;;
+    4) ended=$((ended + 1)) && grep -qE "error: .*bent/[a-z]+\.(bin|idx|crc)" err.txt || note wrong "the file is not named" ;;
+    *) note wrong "exit code $code" ;;
+    esac
+    rm -r bent
+done
+echo "result: bit flip in a token shard met by a run | $starts | 0 | $wrong | $ended ended with exit code 4 and the file named; the others did not read the place, and have the same losses"
 [ $((bad + wrong + lost)) = 0 ] || fail "see above"
 exit 0

@@ -22,17 +22,20 @@ losses whole >whole.txt
 
 # ---- the recording
 mkdir root
-recorded=(env LD_PRELOAD="$tools/preload_power.so" FLOE_POWER_ROOT="$PWD/root" FLOE_POWER_LOG="$PWD/power.log"
-    "$floe" train c.yaml -n 2 -o root/new/run)
+recording=(env LD_PRELOAD="$tools/preload_power.so" FLOE_POWER_ROOT="$PWD/root" FLOE_POWER_LOG="$PWD/power.log")
+recorded=("${recording[@]}" "$floe" train c.yaml -n 2 -o root/new/run)
 "${recorded[@]}" >rec.out 2>&1 &
 front=$!
+trap 'kill -9 $front 2>/dev/null' EXIT
 wait_for 60 test -d "$(checkpoint root/new/run 15)"
 kill -TERM $front
 wait $front
 case $? in 75 | 0) ;; *) cat rec.out >&2; fail "the recorded run" ;; esac # 0: it was quicker
+trap - EXIT
 expect 0 "${recorded[@]}" -q
 losses root/new/run >losses.txt
 same "losses of the recorded run" whole.txt losses.txt
+expect 0 "${recording[@]}" "$floe" ckpt pin root/new/run@40
 
 # ---- what a cut leaves
 rebuild() { # SEED [WITHOUT]: in cut/; acked: the step acknowledged before, or −1
@@ -54,6 +57,12 @@ note() { # lost|wrong WHAT
     echo "$1: seed $seed, $(cat told.txt): $2"
     cp -r cut "kept-$seed"
 }
+
+rebuild last
+glance || note lost "$trouble"
+[ "$acked" = 40 ] || fail "step $acked was acknowledged last"
+"$floe" ckpt ls cut/new/run >ls.txt
+grep step-000000040 ls.txt | grep -q pinned || note lost "a pin"
 
 for i in $(seq $glances); do
     seed=$((seed + 1))
@@ -81,7 +90,7 @@ for i in $(seq $cuts); do
 done
 echo "result: power cut, run resumed to its end | $cuts | $((lost - lost_before)) | $wrong | the same; final state and losses equal those of the run without"
 
-# ---- the test can fail
+# ---- this can fail
 for without in data manifest tmp ckpt run parents rename; do
     for i in $(seq 200); do
         seed=$((seed + 1))

@@ -321,7 +321,7 @@ static void cut_names(Later later) {
 }
 
 // Half of the cuts fall among the calls on checkpoints, the others anywhere.
-static int choose_cut(const char *log, const char *end, int *records) {
+static int choose_cut(const char *log, const char *end, bool last, int *records) {
     Record r;
     int *saving = NULL, savings = 0;
     *records = 0;
@@ -331,7 +331,7 @@ static int choose_cut(const char *log, const char *end, int *records) {
         saving[savings - 1] = *records;
     }
     CHECK(*records > 0 && savings > 0);
-    int cut = draw(2) ? (int)draw((uint64_t)*records) : saving[draw((uint64_t)savings)];
+    int cut = last ? *records - 1 : draw(2) ? (int)draw((uint64_t)*records) : saving[draw((uint64_t)savings)];
     free(saving);
     return cut + 1; // at the earliest behind the first
 }
@@ -346,8 +346,9 @@ int main(int argc, char **argv) {
     root_path = argv[2];
     random_state = strtoull(argv[4], NULL, 10) * 0x9e3779b97f4a7c15u;
     if (argc == 6) without = argv[5];
+    bool last = strcmp(argv[4], "last") == 0;
     root = node_create(true, 0);
-    int records, cut = choose_cut(log, log + info.st_size, &records);
+    int records, cut = choose_cut(log, log + info.st_size, last, &records);
     long step = -1;
     Record r;
     const char *at = log;
@@ -356,8 +357,8 @@ int main(int argc, char **argv) {
         replay(&r);
         if (acknowledged(&r) > step) step = acknowledged(&r);
     }
-    cut_names((Later)draw(LATER_PIECES));
-    write_tree(root, argv[3], (Later)draw(LATER_KINDS));
+    cut_names(last ? LATER_NOTHING : (Later)draw(LATER_PIECES));
+    write_tree(root, argv[3], last ? LATER_NOTHING : (Later)draw(LATER_KINDS));
     printf("cut %d of %d: step %ld was acknowledged\n", cut, records, step);
     return 0;
 }
