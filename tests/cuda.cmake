@@ -2,14 +2,15 @@
 # same tests as the CPU's kernels, and in bf16 against the CPU's kernels: test_cuda_*.c. That is no run on a GPU.
 file(GLOB cuda_sources CONFIGURE_DEPENDS ${PROJECT_SOURCE_DIR}/kernels/cuda/*.cu)
 set_source_files_properties(${cuda_sources} PROPERTIES LANGUAGE CXX)
-add_library(floe_cuda_emulation STATIC cuda_emulation.cc ${PROJECT_SOURCE_DIR}/kernels/cuda/table.c ${cuda_sources})
+add_library(floe_cuda_emulation STATIC cuda_emulation.cc cuda_emulation_matmul.c ${PROJECT_SOURCE_DIR}/kernels/cuda/table.c
+  ${PROJECT_SOURCE_DIR}/kernels/cuda/matmul_plan.c ${cuda_sources})
 target_compile_definitions(floe_cuda_emulation PRIVATE FLOE_CUDA_EMULATION)
 target_compile_options(floe_cuda_emulation PRIVATE
   "$<$<COMPILE_LANGUAGE:CXX>:SHELL:-include ${CMAKE_CURRENT_SOURCE_DIR}/cuda_emulation.h -Wno-unknown-pragmas>")
 target_link_libraries(floe_cuda_emulation PUBLIC floe_core)
 
 # NAME: test_NAME.c, with the emulated table in place of the CPU's.
-foreach(name kernels kernels_loss kernels_norm)
+foreach(name kernels kernels_attention kernels_loss kernels_norm)
   floe_test_program(emulated_${name} test_${name}.c)
   target_compile_definitions(emulated_${name} PRIVATE FLOE_CUDA_EMULATION)
   target_link_libraries(emulated_${name} PRIVATE floe_cuda_emulation)
