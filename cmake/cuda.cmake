@@ -58,6 +58,9 @@ find_path(NCCL_INCLUDE_DIR nccl.h HINTS ${CUDAToolkit_INCLUDE_DIRS} $ENV{NCCL_RO
 find_library(NCCL_LIBRARY NAMES nccl libnccl.so.2 HINTS ${CUDAToolkit_LIBRARY_DIR} $ENV{NCCL_ROOT} PATH_SUFFIXES lib lib64)
 mark_as_advanced(CUDNN_INCLUDE_DIR CUDNN_LIBRARY NCCL_INCLUDE_DIR NCCL_LIBRARY)
 
+# Where core/cuda_library.h finds the libraries when the system does not know them.
+list(APPEND CMAKE_BUILD_RPATH ${CUDAToolkit_LIBRARY_DIR})
+
 set(CUDNN_VERSION "")
 if(CUDNN_INCLUDE_DIR AND CUDNN_LIBRARY)
   floe_header_version(CUDNN ${CUDNN_INCLUDE_DIR}/cudnn_version.h CUDNN_MAJOR CUDNN_MINOR CUDNN_PATCHLEVEL)
@@ -77,9 +80,10 @@ foreach(library CUDNN NCCL)
     string(APPEND FLOE_CUDA_BUILT ", no ${${library}_NAME}")
   else()
     string(APPEND FLOE_CUDA_BUILT ", ${${library}_NAME} ${${library}_VERSION}")
+    # Its header and FLOE_CUDNN or FLOE_NCCL; the library itself is found at run time (core/cuda_library.h).
     add_library(floe_${library} INTERFACE)
     target_include_directories(floe_${library} SYSTEM INTERFACE ${${library}_INCLUDE_DIR})
-    target_link_libraries(floe_${library} INTERFACE ${${library}_LIBRARY})
+    target_compile_definitions(floe_${library} INTERFACE FLOE_${library})
   endif()
 endforeach()
 set(FLOE_HAS_CUDA TRUE)

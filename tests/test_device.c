@@ -2,8 +2,13 @@
 // Memory and streams of the CPU; what is said where a GPU is asked for and there is none.
 #include "core/device.h"
 #include "core/status.h"
+#ifdef FLOE_CUDA
+#include "core/cuda_library.h"
+double cbrt(double x), nowhere(double x);
+#endif
 #include <setjmp.h>
 #include <stdarg.h>
+#include <stdbool.h>
 #include <stdint.h>
 #include <stdio.h>
 #include <string.h>
@@ -41,6 +46,22 @@ static void streams_have_scratch(void **state) {
     stream_destroy(NULL);
 }
 
+static bool ends_the_program(void (*what)(void)) {
+    pid_t child = fork();
+    if (child == 0) {
+        if (!freopen("/dev/null", "w", stderr)) _exit(0);
+        what();
+        _exit(0);
+    }
+    int status = 0;
+    waitpid(child, &status, 0);
+    return !WIFEXITED(status) || WEXITSTATUS(status) != 0;
+}
+
+static void ask_for_memory(void) {
+    device_alloc(gpu, 16);
+}
+
 static void a_missing_gpu_is_named(void **state) {
     (void)state;
     GpuReport report = device_gpus();
@@ -53,23 +74,33 @@ static void a_missing_gpu_is_named(void **state) {
     assert_string_equal(report.built, "");
     assert_non_null(strstr(report.problem, "built without CUDA"));
 #endif
-    if (report.count > 0) return;
-    pid_t child = fork();
-    if (child == 0) {
-        if (!freopen("/dev/null", "w", stderr)) _exit(0);
-        device_alloc(gpu, 16); // never the CPU's memory instead
-        _exit(0);
-    }
-    int status = 0;
-    waitpid(child, &status, 0);
-    assert_false(WIFEXITED(status) && WEXITSTATUS(status) == 0);
+    if (report.count == 0) assert_true(ends_the_program(ask_for_memory)); // never the CPU's memory instead
 }
+
+#ifdef FLOE_CUDA
+CUDA_LIBRARY_CALL("libm.so.6", double, cbrt, (double x), (x))
+CUDA_LIBRARY_CALL("libnowhere.so.7", double, nowhere, (double x), (x))
+
+static void ask_nowhere(void) {
+    nowhere(1);
+}
+
+// Only when it is called: this program has started without libnowhere.
+static void a_library_is_looked_for_when_called(void **state) {
+    (void)state;
+    for (int i = 0; i < 2; i++) assert_true(cbrt(27.0) == 3.0);
+    assert_true(ends_the_program(ask_nowhere));
+}
+#endif
 
 int main(void) {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(memory_is_aligned_and_zero),
         cmocka_unit_test(streams_have_scratch),
         cmocka_unit_test(a_missing_gpu_is_named),
+#ifdef FLOE_CUDA
+        cmocka_unit_test(a_library_is_looked_for_when_called),
+#endif
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
