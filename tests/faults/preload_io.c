@@ -6,7 +6,7 @@
 //   FLOE_IO_STEP    only during the save of this step (the newest step in a path so far)
 //   FLOE_IO_AT      the how-manieth such call
 //   FLOE_IO_LASTS   set: all calls from there on, and in later saves
-//   FLOE_IO_NOTE    gets the path of what has failed
+//   FLOE_IO_NOTE    gets the path of what has failed, and O_DIRECT where it was opened so
 #include "preload_files.h"
 
 static const char *call_root(void) {
@@ -31,6 +31,8 @@ static bool is_kind(const Call *call) {
                                        [CALL_GROW] = "size", [CALL_MKDIR] = "mkdir", [CALL_RENAME] = "rename",
                                        [CALL_UNLINK] = "",   [CALL_RMDIR] = "",      [CALL_SYNC] = "fsync"};
     if (call->kind == CALL_OPEN && (call->flags & O_ACCMODE) == O_RDONLY) return false;
+    if (call->kind == CALL_MKDIR && !strstr(call->path, "step-"))
+        return false; // folders that are there already
     return strcmp(name[call->kind], setting("FLOE_IO_CALL")) == 0;
 }
 
@@ -46,7 +48,9 @@ static int error_number(void) {
 
 static void leave_note(const Call *call) {
     int fd = REAL(open)(setting("FLOE_IO_NOTE"), O_WRONLY | O_CREAT | O_APPEND, 0666);
-    if (fd < 0 || dprintf(fd, "%s\n", call->path) < 0) abort();
+    if (fd < 0 || dprintf(fd, "%s%s\n", call->path,
+                          call->kind == CALL_OPEN && call->flags & O_DIRECT ? " (O_DIRECT)" : "") < 0)
+        abort();
     REAL(close)(fd);
 }
 
