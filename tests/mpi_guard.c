@@ -208,7 +208,7 @@ static void check_end(Run *run, const StepMetrics *m, const char *group) {
     BadStep bad = {&run->state, m, &metrics, folder, 3};
     CHECK(bad_step_settle(&bad, &trouble) == ERR_DATA && trouble == OK, "the run goes on");
     snprintf(says, sizeof says, "step 4: the weights of %s on rank %d (", group, m->replica.rank);
-    CHECK(strstr(status_text(), says) && strstr(status_text(), "after step 2"), "%s", status_text());
+    CHECK(strstr(status_text(), says) && strstr(status_text(), "from step 2 on"), "%s", status_text());
     if (!root) return;
     json_t *event = last_event(folder);
     CHECK(strcmp(json_string_value(json_object_get(event, "event")), "replica_mismatch") == 0 &&

@@ -70,7 +70,8 @@ static Status stop_differing(const BadStep *bad, Status *trouble) {
     const StepMetrics *m = bad->step;
     const ReplicaFault *f = &m->replica;
     Group *world = mesh_group(s->mesh, AXIS_WORLD);
-    int64_t every = s->config->guard.replica_check, agreed = (m->step - 1) / every * every;
+    // The last comparison saw the weights that its step began with, and that step may have been saved.
+    int64_t every = s->config->guard.replica_check, compared = (m->step - 1) / every * every;
     const char *group = f->group < s->params.group_count ? s->params.group[f->group].name : "router_bias";
     char host[256] = "", than[96];
     gethostname(host, sizeof host - 1);
@@ -82,12 +83,11 @@ static Status stop_differing(const BadStep *bad, Status *trouble) {
            json_pack("{s:i, s:s, s:s, s:i, s:b}", "rank", f->rank, "host", host, "group", group, "other",
                      f->other, "certain", f->certain),
            trouble);
-    FAIL(
-        ERR_DATA,
-        "step %lld: the weights of %s on rank %d (%s) differ from %s (guard.replica_check): memory, a "
-        "processor or the network is faulty. Nothing of this step was saved; checkpoints after step %lld may "
-        "hold it: go on from an earlier one (--resume=STEP) without that machine",
-        (long long)m->step, group, f->rank, host, than, (long long)agreed);
+    FAIL(ERR_DATA,
+         "step %lld: the weights of %s on rank %d (%s) differ from %s (guard.replica_check): memory, a "
+         "processor or the network is faulty. Nothing of this step was saved; checkpoints from step %lld on "
+         "may hold it: go on from an earlier one (--resume=STEP) without that machine",
+         (long long)m->step, group, f->rank, host, than, (long long)(compared > 0 ? compared : 1));
 }
 
 // ---- on with it

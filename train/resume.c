@@ -4,6 +4,7 @@
 #include "train/format.h"
 #include <dirent.h>
 #include <errno.h>
+#include <math.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -232,12 +233,14 @@ static Status set_aside(TrainState *state, const char *run_dir, int64_t step, St
     return group_agree(mesh_group(state->mesh, AXIS_WORLD), status);
 }
 
-// The newest checkpoint that loads; damaged ones are named and moved away. found->step = −1 where the run has
-// none.
-static Status load_newest(TrainState *state, const char *run_dir, Found *found, Start *out) {
+// The newest checkpoint of step ≤ at_most (−1: any) that loads; damaged ones are named and moved away.
+// found->step = −1 where the run has none.
+static Status load_newest(TrainState *state, const char *run_dir, int64_t at_most, Found *found, Start *out) {
     Group *world = mesh_group(state->mesh, AXIS_WORLD);
-    if (is_root(state)) out->quarantined = json_array();
-    for (int64_t at_most = -1; at_most != 0; at_most = found->step - 1) {
+    bool any = at_most < 0;
+    if (is_root(state) && !out->quarantined) out->quarantined = json_array();
+    *found = (Found){.step = -1};
+    for (; at_most != 0; at_most = found->step - 1) {
         Status status = OK;
         *found = (Found){.step = -1};
         if (is_root(state))
@@ -251,7 +254,7 @@ static Status load_newest(TrainState *state, const char *run_dir, Found *found, 
         TRY(set_aside(state, run_dir, found->step, out));
     }
     found->step = -1;
-    if (group_agree(world, is_root(state) && has_step_folders(run_dir) ? ERR_DATA : OK) != OK)
+    if (any && group_agree(world, is_root(state) && has_step_folders(run_dir) ? ERR_DATA : OK) != OK)
         FAIL(ERR_DATA,
              "no checkpoint in %s/ckpt can be loaded; see floe ckpt verify --all %s, or start anew with "
              "another -o",
@@ -288,7 +291,7 @@ Status start_state(TrainState *state, const StartRequest *request, const char *r
     Found found = {.step = -1};
     Status status = OK;
     *out = (Start){.kind = START_RESUMED};
-    if (request->mode == RESUME_AUTO) TRY(load_newest(state, run_dir, &found, out));
+    if (request->mode == RESUME_AUTO) TRY(load_newest(state, run_dir, -1, &found, out));
     if (request->mode == RESUME_STEP) TRY(load_step(state, run_dir, request->step, &found, out));
     if (found.step >= 0) return abandon_later(state, run_dir);
     zero_init_weights(state->zero, state->config->train.seed);
@@ -306,15 +309,40 @@ Status start_state(TrainState *state, const StartRequest *request, const char *r
     return abandon_later(state, run_dir);
 }
 
+// Of this rank's weights and moments.
+static bool is_finite(const TrainState *state) {
+    int held;
+    const ZeroSlice *slice = zero_held(state->zero, &held);
+    for (int i = 0; i < held; i++)
+        for (int64_t j = 0; j < slice[i].count; j++)
+            if (!isfinite(slice[i].master[j]) || !isfinite(slice[i].m[j]) || !isfinite(slice[i].v[j]))
+                return false;
+    return true;
+}
+
+// The newest checkpoint of finite weights: those of an update that went wrong are seen in the step behind it
+// only, when they may have been saved.
+static Status load_finite(TrainState *state, const char *run_dir, Found *found, Start *out) {
+    for (int64_t at_most = -1;; at_most = found->step - 1) {
+        TRY(load_newest(state, run_dir, at_most, found, out));
+        if (found->step < 0) FAIL(ERR_DIVERGED, "%s/ckpt has no checkpoint to go back to", run_dir);
+        int64_t bad = !is_finite(state);
+        group_max_i64(mesh_group(state->mesh, AXIS_WORLD), &bad, 1);
+        if (!bad) return OK;
+        log_rank0(LOG_WARN,
+                  "the weights or moments that were saved at step %lld are not finite; further back",
+                  (long long)found->step);
+    }
+}
+
 Status resume_roll_back(TrainState *state, const char *run_dir, int64_t *back_to, json_t **quarantined) {
     const BatchPlan *batches = &state->config->batch.plan;
     int64_t step = state->step, in_row = state->guard.in_row;
     Found found;
     Start from = {0};
-    Status status = load_newest(state, run_dir, &found, &from);
+    Status status = load_finite(state, run_dir, &found, &from);
     *quarantined = from.quarantined;
     TRY(status);
-    if (found.step < 0) FAIL(ERR_DIVERGED, "%s/ckpt has no checkpoint to go back to", run_dir);
     int64_t first = batch_first_sample(batches, state->step + 1), end = batch_first_sample(batches, step + 1);
     ledger_count(&state->ledger, state->loader, first, end - first);
     *back_to = state->step;

@@ -31,9 +31,9 @@ typedef struct {
 // rank.
 Status start_state(TrainState *state, const StartRequest *request, const char *run_dir, Start *out);
 
-// Weights and optimizer go back to the newest checkpoint that loads, while step, data position and ledger
-// stay: the steps between are passed over. ERR_DIVERGED where there is no checkpoint. *quarantined: as in
-// Start. Collective over the world; the same status on every rank.
+// Weights and optimizer go back to the newest checkpoint that loads and is finite, while step, data position
+// and ledger stay: the steps between are passed over. ERR_DIVERGED where there is no such checkpoint.
+// *quarantined: as in Start. Collective over the world; the same status on every rank.
 Status resume_roll_back(TrainState *state, const char *run_dir, int64_t *back_to, json_t **quarantined);
 
 // The facts that a checkpoint of the state keeps. Owned by the caller.
