@@ -2,7 +2,7 @@
 # SPDX-License-Identifier: Apache-2.0
 # SIGSTOP of a rank in the middle of everything: for 5 s, after which training goes on as if nothing had been; for ever, where the watchdog
 # names it, keeps the stacks and ends the job with 75, and the same line, or --restarts, goes on as a run that nothing happened to.
-# Seen to fail where the watchdog ends a job after a fifth of its limit, does not say which rank has no report, and where the front end does
+# Seen to fail where the watchdog loses patience after a fifth of its limit, does not say which rank has no report, and where the front end does
 # not learn that it was the watchdog (all watchdog.c).
 . "$(dirname "$0")/../train_setup.sh"
 . "$(dirname "$0")/processes.sh"
