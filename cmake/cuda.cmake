@@ -64,7 +64,7 @@ list(APPEND CMAKE_BUILD_RPATH ${CUDAToolkit_LIBRARY_DIR})
 set(CUDNN_VERSION "")
 if(CUDNN_INCLUDE_DIR AND CUDNN_LIBRARY)
   floe_header_version(CUDNN ${CUDNN_INCLUDE_DIR}/cudnn_version.h CUDNN_MAJOR CUDNN_MINOR CUDNN_PATCHLEVEL)
-  if(CUDNN_VERSION VERSION_LESS 9)
+  if(CUDNN_VERSION VERSION_LESS 9.8) # since when plans are made from a device's properties
     set(CUDNN_VERSION "")
   endif()
 endif()

@@ -3,6 +3,7 @@
 file(GLOB cuda_sources CONFIGURE_DEPENDS ${PROJECT_SOURCE_DIR}/kernels/cuda/*.cu)
 set_source_files_properties(${cuda_sources} PROPERTIES LANGUAGE CXX)
 add_library(floe_cuda_emulation STATIC cuda_emulation.cc cuda_emulation_matmul.c ${PROJECT_SOURCE_DIR}/kernels/cuda/table.c
+  ${PROJECT_SOURCE_DIR}/kernels/cuda/attention_choice.c ${PROJECT_SOURCE_DIR}/kernels/cuda/attention_rule.c
   ${PROJECT_SOURCE_DIR}/kernels/cuda/matmul_plan.c ${cuda_sources})
 target_compile_definitions(floe_cuda_emulation PRIVATE FLOE_CUDA_EMULATION)
 target_compile_options(floe_cuda_emulation PRIVATE
@@ -24,3 +25,16 @@ foreach(source ${unit_tests})
     target_link_libraries(${name} PRIVATE floe_cuda_emulation)
   endif()
 endforeach()
+
+# Plans of cuDNN are made without a GPU, on a driver that does nothing.
+set_tests_properties(test_cudnn_plans PROPERTIES SKIP_RETURN_CODE 77)
+target_link_libraries(test_cudnn_plans PRIVATE floe_cuda_emulation)
+if(TARGET floe_CUDNN)
+  add_library(fake_cuda_driver SHARED fake_cuda_driver.c)
+  set_target_properties(fake_cuda_driver PROPERTIES LINK_OPTIONS -Wl,-soname,libcuda.so.1 NO_SONAME ON)
+  target_compile_options(fake_cuda_driver PRIVATE -Wno-missing-prototypes -Wno-strict-prototypes)
+  target_link_libraries(fake_cuda_driver PRIVATE ${CMAKE_DL_LIBS})
+  add_dependencies(test_cudnn_plans fake_cuda_driver)
+  target_link_libraries(test_cudnn_plans PRIVATE floe_CUDNN ${CMAKE_DL_LIBS})
+  target_compile_definitions(test_cudnn_plans PRIVATE FAKE_CUDA_DRIVER="$<TARGET_FILE:fake_cuda_driver>")
+endif()

@@ -179,12 +179,9 @@ static void launch_backward(Tensor dq, Tensor dk, Tensor dv, Tensor dout, Tensor
                 (const T *)q.data, (const T *)k.data, (const T *)v.data, *s, packs);
 }
 
-void KERNEL(attention_backward)(Tensor dq, Tensor dk, Tensor dv, Tensor dout, Tensor out, Tensor lse,
-                                Tensor q, Tensor k, Tensor v, const AttentionShape *shape, Stream stream) {
-    check_attention(shape, out, lse, q, k, v);
-    check_attention(shape, dout, lse, dq, dk, dv);
-    REQUIRE(dq.dtype == q.dtype, "attention backward: dq %s, q %s", dtype_name(dq.dtype),
-            dtype_name(q.dtype));
+void KERNEL(own_attention_backward)(Tensor dq, Tensor dk, Tensor dv, Tensor dout, Tensor out, Tensor lse,
+                                    Tensor q, Tensor k, Tensor v, const AttentionShape *shape,
+                                    Stream stream) {
     if (shape->batch == 0 || shape->kv_len == 0) return;
     CALL_BY_HEAD(q.dtype, shape->head_dim, launch_backward, dq, dk, dv, dout, out, lse, q, k, v, shape,
                  stream);

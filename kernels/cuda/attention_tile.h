@@ -4,12 +4,14 @@
 // what belongs to it, in the order of the tiles: nothing depends on what else runs, nor do a query's bits on
 // its place among the queries.
 #pragma once
+#include "kernels/cuda/attention.h"
 #include "kernels/cuda/cuda.h"
 
 // A thread has 4 rows and 2 columns of a tile of scores, and of a tile of vectors the same 4 rows and
 // GROUPS · 4 columns, COLUMN_STEP apart.
 constexpr int TILE = 32, LANES = 16, ROWS = 4, KEYS = 2, THREADS = TILE / ROWS * LANES;
-constexpr int COLUMN_STEP = 4 * LANES, SCORE_STRIDE = TILE + 4, MOST_HEAD_DIM = 256;
+constexpr int COLUMN_STEP = 4 * LANES, SCORE_STRIDE = TILE + 4;
+static_assert(OWN_MOST_HEAD_DIM == 4 * COLUMN_STEP, "at most 4 groups of columns");
 typedef Pack<float, 4> Quad;
 
 // Floats between the rows of a tile in shared memory: a multiple of 4, spread over the banks.
@@ -193,28 +195,6 @@ static __device__ __forceinline__ float row_sum(float x) {
 }
 
 // ---- launches
-
-static inline void check_attention(const AttentionShape *s, Tensor out, Tensor lse, Tensor q, Tensor k,
-                                   Tensor v) {
-    int64_t queries = (int64_t)s->batch * s->q_len;
-    int64_t keys = s->batch ? (s->batch - 1) * s->kv_stride + s->kv_len : 0;
-    int64_t width = (int64_t)s->heads * s->head_dim, kv_width = (int64_t)s->kv_heads * s->head_dim;
-    REQUIRE(s->kv_heads > 0 && s->heads % s->kv_heads == 0 && s->head_dim > 0 && s->kv_len <= s->kv_stride &&
-                s->q_offset + s->q_len <= s->kv_len && s->softcap >= 0,
-            "attention: %d heads on %d of %d, queries %d + %d of %d keys, softcap %g", s->heads, s->kv_heads,
-            s->head_dim, s->q_offset, s->q_len, s->kv_len, (double)s->softcap);
-    REQUIRE(s->head_dim <= MOST_HEAD_DIM, "attention: heads of %d, at most %d on a GPU", s->head_dim,
-            MOST_HEAD_DIM);
-    REQUIRE(tensor_size(q) == queries * width && tensor_size(out) == queries * width &&
-                tensor_size(lse) == queries * s->heads && tensor_size(k) >= keys * kv_width &&
-                tensor_size(v) >= keys * kv_width,
-            "attention: q of %ld elements for %ld rows of %ld, k of %ld, v of %ld for %ld rows of %ld",
-            (long)tensor_size(q), (long)queries, (long)width, (long)tensor_size(k), (long)tensor_size(v),
-            (long)keys, (long)kv_width);
-    REQUIRE(k.dtype == q.dtype && v.dtype == q.dtype && out.dtype == q.dtype && lse.dtype == DTYPE_F32,
-            "attention: types %s, %s, %s, %s, %s", dtype_name(q.dtype), dtype_name(k.dtype),
-            dtype_name(v.dtype), dtype_name(out.dtype), dtype_name(lse.dtype));
-}
 
 // Whether 4 neighbours of every row can be moved at once.
 static inline bool quads_fit(int head_dim, Tensor t) {
