@@ -132,6 +132,12 @@ static void keys_leave_out_what_changes(void **state) {
     q.beta = 1;
     assert_false(same_key(p, q));
     q = p;
+    q.result_data = (char *)p.result_data + 2;
+    assert_false(same_key(p, q));
+    q = p;
+    q.left_data = (const char *)p.left_data + 2;
+    assert_false(same_key(p, q));
+    q = p;
     q.result.dtype = DTYPE_F32;
     assert_false(same_key(p, q));
     q = p;
