@@ -11,7 +11,7 @@ target_compile_options(floe_cuda_emulation PRIVATE
 target_link_libraries(floe_cuda_emulation PUBLIC floe_core)
 
 # NAME: test_NAME.c, with the emulated table in place of the CPU's.
-foreach(name kernels kernels_attention kernels_loss kernels_norm)
+foreach(name kernels kernels_attention kernels_loss kernels_norm kernels_route)
   floe_test_program(emulated_${name} test_${name}.c)
   target_compile_definitions(emulated_${name} PRIVATE FLOE_CUDA_EMULATION)
   target_link_libraries(emulated_${name} PRIVATE floe_cuda_emulation)
