@@ -83,6 +83,9 @@ cp data/code.bin bad/code.bin
 awk 'BEGIN { for (i = 0; i < 2000; i++) printf "\377\377" }' >hole.bin # 2000 tokens of 65535
 LC_ALL=C dd if=hole.bin of=bad/code.bin bs=1 seek=60000 conv=notrunc 2>/dev/null
 expect 4 "$floe" train c.yaml -n 2 -o holed data.sources.code.path=bad/code
+says err.txt 'bad/code.bin is damaged: bytes [0-9]+ to [0-9]+ '
+rm bad/code.crc holed -r
+expect 4 "$floe" train c.yaml -n 2 -o holed data.sources.code.path=bad/code
 says err.txt 'bad/code.bin.*(65535|-1)'
 [ "$(grep -c 65535 err.txt)" = 1 ] || fail "the error is not said once"
 # A tokenizer with more ids than the model.
