@@ -313,8 +313,8 @@ static Status require_save(Loop *loop) {
     const TrainState *s = loop->state;
     const Keeper *keeper = &loop->keeper;
     int64_t most = s->config->checkpoint.required_every, durable = keeper_durable(keeper);
-    if (most <= 0 || keeper->failures_in_row == 0 || s->step - durable < most || s->guard.in_row > 0)
-        return OK;
+    if (most <= 0 || s->step - durable < most || s->guard.in_row > 0) return OK;
+    if (keeper->failures_in_row == 0 && !checkpoint_writer_busy(loop->options->writer)) return OK;
     finish_or_warn(loop);
     if (keeper->failures_in_row == 0) return OK;
     Status status = save(loop, false);

@@ -112,8 +112,7 @@ some_faults() {
     one_fault 1 write short 1
 }
 
-# From the second save on nothing succeeds: the run ends when more than required_every would be lost, or as soon as the save
-# in flight by then is known to have failed. CALL ERROR
+# From the second save on nothing succeeds: the run ends before more than required_every is lost. CALL ERROR
 for_good() {
     now="$1 fails with $2 for good"
     tried=$((tried + 1))
@@ -122,7 +121,7 @@ for_good() {
     code=$?
     told
     [ $code = 75 ] || note wrong "exit code $code"
-    grep -q "stopped at step 1[567]: the newest checkpoint is that of step 6, .*$(text_of $2)" err.txt || note wrong "no such line"
+    grep -q "stopped at step 15: the newest checkpoint is that of step 6, .*$(text_of $2)" err.txt || note wrong "no such line"
     whole_folder run
     "$floe" train c.yaml -o run $options >out.txt 2>err.txt || note wrong "exit code $? afterwards"
     same_losses run 0
