@@ -12,7 +12,11 @@
 // all of a call alike; arithmetic is f32. f32 everywhere: gradients of weights, lse, rstd, logprob, cosine
 // and sine, the scale of a gated linear unit, pairs_*, all that route_* takes besides integers, and AdamW's
 // master, m, v and grad. GPU kernels are enqueued on their stream and have not run when the call returns,
-// except sum_squares; a token or target out of range stops the GPU's kernel, which shows at a later call.
+// except sum_squares; a token or target out of range, or a document that starts behind its query, stops the
+// GPU's kernel, which shows at a later call. There the bits of a row of matmul's result may depend on the
+// number of rows, and cuBLASLt's and cuDNN's sums keep their order only for the same shapes on the same kind
+// of GPU with the same libraries. matmul takes a and b alike into f32, or bf16 into bf16; one f32 and one
+// bf16 into f32; into bf16 only an a of f32 and neither transposed.
 #pragma once
 #include "core/device.h"
 #include "core/tensor.h"
