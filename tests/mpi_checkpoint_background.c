@@ -67,7 +67,8 @@ static void save_beside(Case *c, CheckpointWriter *writer, int64_t step, bool po
     ModelConfig config = harness_config();
     CHECK(report.step == step, "step %ld", (long)report.step);
     CHECK(report.raw_bytes == 12 * model_size(&config, 1).total, "%ld bytes", (long)report.raw_bytes);
-    CHECK(report.stall_seconds >= report.copy_seconds && report.seconds >= report.write_seconds, "%g of %g s",
+    // Not compared with write_seconds: that is the slowest rank's, and rank 0 may have begun last.
+    CHECK(report.stall_seconds >= report.copy_seconds && report.seconds > 0, "%g of %g s",
           report.stall_seconds, report.seconds);
 }
 
