@@ -9,7 +9,7 @@
 . "$(dirname "$0")/../train_setup.sh"
 . "$(dirname "$0")/processes.sh"
 slow=$3/preload_slow.so
-steps=150 rounds=0
+steps=300 rounds=0
 [ "${2:-quick}" = full ] && steps=600 rounds=1
 export ASAN_OPTIONS=${ASAN_OPTIONS:+$ASAN_OPTIONS:}verify_asan_link_order=0
 make_data
@@ -173,7 +173,7 @@ finish() {
 make_room() {
     local step
     step=$(last_step)
-    [ "${step:-0}" -gt $((steps - 60)) ] || return 0
+    [ "${step:-0}" -gt $((steps - 150)) ] || return 0
     finish
     rm -r run
 }
