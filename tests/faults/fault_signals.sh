@@ -144,7 +144,7 @@ check_save() {
     rm slow
     while :; do
         saved=$(newest_saved run)
-        [ "$saved" -ge "$before" ] && [ "$saved" -gt 0 ] && [ "$(last_step)" -gt $((saved + 1)) ] && break
+        [ "$saved" -gt "$before" ] && [ "$(last_step)" -gt $((saved + 1)) ] && break
         kill -0 $front 2>/dev/null && [ $SECONDS -lt $until ] || { bad wrong "no save and steps behind it" && break; }
         nap_ms 20
     done
