@@ -86,6 +86,20 @@ __attribute__((unused)) static Tensor output_ints(int64_t rows, int64_t columns)
     return harness_view(harness_guarded(rows * (columns ? columns : 1)), DTYPE_I32, rows, columns);
 }
 
+// Attention of the last q_len of kv_len positions.
+__attribute__((unused)) static AttentionShape shape_of(int batch, int q_len, int kv_len, int heads,
+                                                       int kv_heads, int head_dim, int stride) {
+    return (AttentionShape){.batch = batch,
+                            .q_len = q_len,
+                            .kv_len = kv_len,
+                            .heads = heads,
+                            .kv_heads = kv_heads,
+                            .head_dim = head_dim,
+                            .q_offset = kv_len - q_len,
+                            .kv_stride = stride,
+                            .scale = 1.0f / sqrtf((float)head_dim)};
+}
+
 // A guarded copy, for what is added to or changed in place.
 __attribute__((unused)) static Tensor output_copy(Tensor from) {
     Tensor t = from;

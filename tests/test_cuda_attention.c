@@ -95,19 +95,6 @@ static void check_in_both_types(AttentionShape s) {
         check((Case){.shape = s, .dtype = i & 1 ? DTYPE_BF16 : DTYPE_F32, .apart = i & 2});
 }
 
-static AttentionShape shape_of(int batch, int q_len, int kv_len, int heads, int kv_heads, int head_dim,
-                               int stride) {
-    return (AttentionShape){.batch = batch,
-                            .q_len = q_len,
-                            .kv_len = kv_len,
-                            .heads = heads,
-                            .kv_heads = kv_heads,
-                            .head_dim = head_dim,
-                            .q_offset = kv_len - q_len,
-                            .kv_stride = stride,
-                            .scale = 1.0f / sqrtf((float)head_dim)};
-}
-
 // One query, tiles that are not full, several of them, every count of groups of columns.
 static void causal(void) {
     check_in_both_types(shape_of(1, 1, 1, 1, 1, 1, 1));

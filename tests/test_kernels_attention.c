@@ -46,19 +46,6 @@ static double attention_reference(const void *context) {
     return loss;
 }
 
-static AttentionShape shape_of(int batch, int q_len, int kv_len, int heads, int kv_heads, int head_dim,
-                               int stride) {
-    return (AttentionShape){.batch = batch,
-                            .q_len = q_len,
-                            .kv_len = kv_len,
-                            .heads = heads,
-                            .kv_heads = kv_heads,
-                            .head_dim = head_dim,
-                            .q_offset = kv_len - q_len,
-                            .kv_stride = stride,
-                            .scale = 1.0f / sqrtf((float)head_dim)};
-}
-
 typedef struct {
     Tensor q, k, v, out, lse;
 } Tensors;

@@ -2,6 +2,7 @@
 // What attention's forward and backward share: blocks of query rows against blocks of keys, computed by the
 // small matrix products of gemm_micro.h. Widths are padded to whole panels with zeros.
 #pragma once
+#include "kernels/attention_check.h"
 #include "kernels/cpu/gemm_micro.h"
 
 #if defined(__AVX512F__)
@@ -68,21 +69,4 @@ static inline void copy_rows(float *dst, int64_t padded, const float *src, int64
         memcpy(dst + r * padded, src + r * ld, (size_t)d * sizeof *dst);
         for (int64_t c = d; c < padded; c++) dst[r * padded + c] = 0;
     }
-}
-
-static inline void check_attention(const AttentionShape *s, Tensor out, Tensor lse, Tensor q, Tensor k,
-                                   Tensor v) {
-    int64_t queries = (int64_t)s->batch * s->q_len,
-            keys = s->batch ? (s->batch - 1) * s->kv_stride + s->kv_len : 0;
-    int64_t width = (int64_t)s->heads * s->head_dim, kv_width = (int64_t)s->kv_heads * s->head_dim;
-    REQUIRE(s->kv_heads > 0 && s->heads % s->kv_heads == 0 && s->head_dim > 0 && s->kv_len <= s->kv_stride &&
-                s->q_offset + s->q_len <= s->kv_len && s->softcap >= 0,
-            "attention: %d heads on %d of %d, queries %d + %d of %d keys, softcap %g", s->heads, s->kv_heads,
-            s->head_dim, s->q_offset, s->q_len, s->kv_len, (double)s->softcap);
-    REQUIRE(tensor_size(q) == queries * width && tensor_size(out) == queries * width &&
-                tensor_size(lse) == queries * s->heads && tensor_size(k) >= keys * kv_width &&
-                tensor_size(v) >= keys * kv_width,
-            "attention: q of %ld elements for %ld rows of %ld, k of %ld, v of %ld for %ld rows of %ld",
-            (long)tensor_size(q), (long)queries, (long)width, (long)tensor_size(k), (long)tensor_size(v),
-            (long)keys, (long)kv_width);
 }
