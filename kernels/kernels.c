@@ -55,10 +55,6 @@ static const Isa *chosen_isa(void) {
 
 #ifdef FLOE_CUDA
 static const Kernels *cuda_table(void) {
-    typedef void any_fn(void);
-    for (int i = 0; i < KERNEL_COUNT; i++)
-        REQUIRE(((any_fn *const *)&kernels_cuda)[i],
-                "the CUDA kernel %s is missing: training on a GPU is not complete yet", kernel_name[i]);
     return &kernels_cuda;
 }
 #else
