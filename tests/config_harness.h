@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 // What the tests of configurations share: files and words to a loaded configuration, and what was printed.
 #pragma once
+#include "core/file.h"
 #include "train/checkpoint_internal.h"
 #include "train/run_config.h"
 #include "train/run_options.h"
@@ -99,10 +100,14 @@ static inline void expect_problem(int ranks, const char *const words[], const ch
     assert_memory_equal(errors, expected, strlen(expected));
 }
 
-// A folder of its own, and the presets.
+// A folder of its own, gone after the tests, and the presets.
+static char test_folder[] = "/tmp/floe-config-XXXXXX";
 static inline int enter(void **state) {
     (void)state;
-    static char folder[] = "/tmp/floe-config-XXXXXX";
     setenv("FLOE_PRESETS", PRESETS, 1);
-    return !mkdtemp(folder) || chdir(folder);
+    return !mkdtemp(test_folder) || chdir(test_folder);
+}
+static inline int leave(void **state) {
+    (void)state;
+    return chdir("/") || file_remove_tree(test_folder) != OK;
 }

@@ -239,5 +239,5 @@ int main(void) {
         cmocka_unit_test(test_data),     cmocka_unit_test(test_stored_copy_is_the_same),
         cmocka_unit_test(test_presets),  cmocka_unit_test(test_table),
     };
-    return cmocka_run_group_tests(tests, enter, NULL);
+    return cmocka_run_group_tests(tests, enter, leave);
 }

@@ -189,5 +189,5 @@ int main(void) {
         cmocka_unit_test(test_problems_of_the_choices),
         cmocka_unit_test(test_model_of_a_checkpoint),
     };
-    return cmocka_run_group_tests(tests, enter, NULL);
+    return cmocka_run_group_tests(tests, enter, leave);
 }

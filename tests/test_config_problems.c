@@ -182,5 +182,5 @@ int main(void) {
         cmocka_unit_test(test_problems_of_values), cmocka_unit_test(test_problems_of_splits),
         cmocka_unit_test(test_problems_of_data),
     };
-    return cmocka_run_group_tests(tests, enter, NULL);
+    return cmocka_run_group_tests(tests, enter, leave);
 }
