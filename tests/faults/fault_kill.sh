@@ -15,15 +15,11 @@ make_config c.yaml $steps
 start="$floe train c.yaml -n 2 checkpoint.every=4 eval.every=30"
 expect 0 $start -o whole -q
 
-declare -A tried lost wrong while
+declare -A while
 runs=0 slowest=0
 
-bad() { # lost|wrong TEXT…
-    local -n count=$1
-    count[$victim]=$((${count[$victim]:-0} + 1))
-    shift
-    echo "seed $FLOE_FAULT_SEED, kill $done of $victim in $run ($options): $*" >&2
-    tail -n 5 $run.out $run.err >&2
+about() {
+    echo "kill $done of $kind in $run ($options)"
 }
 
 new_run() {
@@ -34,8 +30,8 @@ new_run() {
 # Names the process, or processes, to kill: $targets
 choose() {
     one_of rank rank mpirun front all
-    victim=$word
-    case $victim in
+    kind=$word
+    case $kind in
     rank)
         between 0 1
         targets=$(rank_process $number)
@@ -44,7 +40,7 @@ choose() {
     front) targets=$front ;;
     all) targets="$front $(job_processes)" ;;
     esac
-    [ -n "$targets" ] || { victim=front targets=$front; }
+    [ -n "$targets" ] || { kind=front targets=$front; }
 }
 
 has_temporary() { # of a save that has begun
@@ -131,7 +127,7 @@ finish_run() {
 
 # A run with --restarts 1, a rank of which is killed once.
 recover() {
-    run=recovering-$1 options="--restarts 1" victim=restarts
+    run=recovering-$1 options="--restarts 1" kind=restarts
     tried[restarts]=$((${tried[restarts]:-0} + 1))
     $start -o $run $options >$run.out 2>$run.err &
     front=$!
@@ -158,7 +154,7 @@ while :; do
         aim
         kill -9 $targets 2>/dev/null
     else
-        victim=rank
+        kind=rank
     fi
     await_end
     check_start
@@ -170,7 +166,7 @@ while :; do
     fi
     [ $code = 137 ] || bad wrong "exit code $code"
     done=$((done + 1))
-    tried[$victim]=$((${tried[$victim]:-0} + 1))
+    tried[$kind]=$((${tried[$kind]:-0} + 1))
     judge_moment
 done
 
@@ -180,10 +176,8 @@ for i in $(seq $recoveries); do recover $i; done
 sort -n recovery.txt | awk '{ s[NR] = $1 } END { printf "recovery from the last step before the kill to the next: median %.2f s, %.2f to %.2f s\n",
     s[int((NR + 1) / 2)], s[1], s[NR] }'
 
-failures=0
 result() { # KEY NAME
     echo "result: SIGKILL of $2 | ${tried[$1]:-0} | ${lost[$1]:-0} | ${wrong[$1]:-0} | $3"
-    failures=$((failures + ${lost[$1]:-0} + ${wrong[$1]:-0}))
 }
 again="at random times of $runs runs over three stages, started again with the same line"
 result rank "a rank" "$again"

@@ -18,16 +18,11 @@ base="data.holdout=30% eval.sequences=1300"
 expect 0 "$floe" train c.yaml -n 2 $base -o whole -q checkpoint.every=4 eval.every=0
 phases="checking starting loading training data evaluation foreground writer"
 
-declare -A tried lost wrong longest
-failures=0
+declare -A longest
+run=run
 
-bad() { # lost|wrong TEXT…
-    local -n count=$1
-    count[$kind]=$((${count[$kind]:-0} + 1))
-    failures=$((failures + 1))
-    shift
-    echo "seed $FLOE_FAULT_SEED: $signals to $target while $phase: $*" >&2
-    tail -n 5 run.out run.err >&2
+about() {
+    echo "$signals to $target while $phase"
 }
 
 # What the phase needs: $options of the run, $disk

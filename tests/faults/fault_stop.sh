@@ -17,16 +17,8 @@ base="checkpoint.every=4 eval.every=10 data.holdout=30% eval.sequences=100"
 expect 0 "$floe" train c.yaml -n 2 $base -o whole -q
 phases="training saving writing"
 
-declare -A tried lost wrong
-failures=0
-
-bad() { # lost|wrong TEXT…
-    local -n count=$1
-    count[$kind]=$((${count[$kind]:-0} + 1))
-    failures=$((failures + 1))
-    shift
-    echo "seed $FLOE_FAULT_SEED: rank $rank stopped $kind, while $phase: $*" >&2
-    tail -n 5 $run.out $run.err >&2
+about() {
+    echo "rank $rank stopped $kind, while $phase"
 }
 
 # Starts a run, and stops a random rank of it in the given phase: $rank, its process in $stopped

@@ -5,6 +5,19 @@ RANDOM=${FLOE_FAULT_SEED:=$((RANDOM * 32768 + RANDOM))}
 echo "seed: FLOE_FAULT_SEED=$FLOE_FAULT_SEED"
 exec {nothing}<> <(:)
 
+# Counts by $kind of fault.
+declare -A tried lost wrong
+failures=0
+
+bad() { # lost|wrong TEXT…: what went wrong; about: a function that says what was being tried in $run
+    local -n count=$1
+    count[$kind]=$((${count[$kind]:-0} + 1))
+    failures=$((failures + 1))
+    shift
+    echo "seed $FLOE_FAULT_SEED: $(about): $*" >&2
+    tail -n 5 $run.out $run.err >&2
+}
+
 nap_ms() { # without a process of its own
     local s
     printf -v s '%d.%03d' $(($1 / 1000)) $(($1 % 1000))
