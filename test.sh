@@ -15,7 +15,7 @@ skipped=$(grep -cE '^ *[0-9]+/[0-9]+ Test .*\*\*\*Skipped' "$log" || true)
 passed=$(($(sed -E 's/.*out of ([0-9]+)/\1/' <<<"$summary") - failed - skipped))
 # Other versions format some lines otherwise.
 if [[ $(clang-format --version 2>/dev/null) == *'version 14.'* ]]; then
-    mapfile -t sources < <(find core kernels comm data model optim train tools tests -name '*.[ch]' -o -name '*.cc')
+    mapfile -t sources < <(find core kernels comm data model optim train tools tests -name '*.[ch]' -o -name '*.cc' -o -name '*.cu')
     if clang-format --dry-run --Werror "${sources[@]}" 2>build/format.log; then
         passed=$((passed + 1))
     else

@@ -7,30 +7,26 @@
 #include <stdlib.h>
 #include <string.h>
 
+// clang-format off
+#define COMMON_OPTIONS                                                                                       \
+    {.name = "ranks", .letter = 'n', .kind = CLI_INTEGER, .argument = "N",                                   \
+     .meaning = "ranks (default: min(4, cores))"},                                                           \
+    {.name = "repeats", .kind = CLI_INTEGER, .argument = "N", .meaning = "timed repeats (default 10)"},      \
+    {.name = "json", .kind = CLI_FLAG, .meaning = "prints JSON"}
+// clang-format on
+
 static const CliOption bench_options[] = {
-    {.name = "ranks",
-     .letter = 'n',
-     .kind = CLI_INTEGER,
-     .argument = "N",
-     .meaning = "ranks (default: min(4, cores))"},
-    {.name = "repeats", .kind = CLI_INTEGER, .argument = "N", .meaning = "timed repeats (default 10)"},
+    COMMON_OPTIONS,
     {.name = "no-progress", .kind = CLI_FLAG, .meaning = "messages move only where they are waited for"},
-    {.name = "json", .kind = CLI_FLAG, .meaning = "prints JSON"},
     {0}};
 
 static const CliOption save_options[] = {
-    {.name = "ranks",
-     .letter = 'n',
-     .kind = CLI_INTEGER,
-     .argument = "N",
-     .meaning = "ranks (default: min(4, cores))"},
-    {.name = "repeats", .kind = CLI_INTEGER, .argument = "N", .meaning = "timed repeats (default 10)"},
+    COMMON_OPTIONS,
     {.name = "output",
      .letter = 'o',
      .kind = CLI_TEXT,
      .argument = "DIR",
      .meaning = "folder to save to (default: floe-bench-save); what is saved is removed"},
-    {.name = "json", .kind = CLI_FLAG, .meaning = "prints JSON"},
     {0}};
 
 const CliCommand cli_bench[] = {

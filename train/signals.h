@@ -1,8 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 // What someone outside asks of a running job. TERM, INT, HUP and USR2: save and stop; USR1: save and go on;
 // the second of TERM, INT and HUP ends the process at once. The files RUN/ctl/save and RUN/ctl/stop ask the
-// same,
-// --max-time asks to stop.
+// same, --max-time asks to stop.
 #pragma once
 #include "comm/group.h"
 
