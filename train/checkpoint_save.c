@@ -148,6 +148,8 @@ Status save_commit(Save *save) {
     Status status = folder_commit(save->tmp, dir, text, bytes);
     free(text);
     save->durable = clock_seconds();
+    // What an earlier save left where it could not remove it.
+    if (status == OK && folder_clear(save->run_dir) != OK) log_rank(LOG_WARN, "%s", status_text());
     return status;
 }
 

@@ -1,6 +1,6 @@
 #!/bin/bash
 # SPDX-License-Identifier: Apache-2.0
-# All fault tests in full; ./test.sh runs them with fewer tries. Takes about an hour on 2 cores; some parts need root
+# All fault tests in full; ./test.sh runs them with fewer tries. Takes an hour or two on 2 cores; some parts need root
 # and are skipped without. Closes with a table: fault, times tried, lost, wrong.
 # usage: tests/faults/run-all.sh [BUILD [NAME…]]      BUILD: build; NAME: of fault_NAME.sh, or slurm
 set -u
